@@ -56,6 +56,9 @@ type Service struct {
 	// Active is the rollout that holds the service's slot, Queue those that wait, oldest first.
 	Active string   `json:"active,omitempty"`
 	Queue  []string `json:"queue,omitempty"`
+	// Last is the newest rollout that touched a host and gave the slot back. Unless it is complete, what it
+	// told its hosts stays true until the next rollout begins.
+	Last string `json:"last,omitempty"`
 	// Selector picks the hosts; it comes from the recipe of the newest rolled-out release.
 	Selector string `json:"selector,omitempty"`
 	// Applied holds the keys of the last effects applied to this record, newest first, at most 20, so that
