@@ -51,7 +51,7 @@ type Op struct {
 	Key Key
 	// If is the revision the record must have: 0 means it must not exist, [Any] means no condition.
 	If int64
-	// Value is what to write. Delete removes the record; with neither Value nor Delete the op only checks.
+	// Value is what to write. Delete removes the record; with neither (Value nil) the op only checks.
 	Value  []byte
 	Delete bool
 }
@@ -94,7 +94,9 @@ type Store interface {
 	// With reverse it goes from the end backwards, before the ID given.
 	Page(ctx context.Context, kind Kind, prefix, after string, limit int, reverse bool) ([]Item, error)
 	// Commit applies all ops at one new revision, or none of them and [ErrConflict] naming the first key
-	// whose condition did not hold. At most 128 ops; a value is at most 1 MiB after compression.
+	// whose condition did not hold. [CheckOps] says what a commit may hold: at most [MaxOps] ops, no key
+	// twice, values of at most [MaxValue] bytes each and [MaxCommit] together, after compression. When it
+	// ends with [ErrUnavailable] or a context error the ops may or may not have been applied.
 	Commit(ctx context.Context, ops ...Op) (rev int64, err error)
 	// Watch calls fn with the present content of the kinds (a Batch with Reset), then with every commit that
 	// touches them, until ctx ends or fn returns an error, which it returns. It reconnects by itself.
@@ -127,11 +129,14 @@ var (
 	ErrUnavailable = errors.New("the store cannot be reached")
 )
 
-// Valid reports whether the key can be stored: a kind, and an ID of at most 512 bytes whose parts are
-// non-empty, printable ASCII and not "." or "..".
+// Valid reports whether the key can be stored: a kind of 1 to 32 lower-case letters and hyphens, and an ID
+// of at most 512 bytes whose parts are non-empty, printable ASCII and not "." or "..".
 func (k Key) Valid() error {
-	if k.Kind == "" || k.ID == "" || len(k.ID) > 512 {
-		return fmt.Errorf("record key %q: kind and an id of 1 to 512 bytes are needed", k)
+	if err := k.Kind.Valid(); err != nil {
+		return err
+	}
+	if k.ID == "" || len(k.ID) > 512 {
+		return fmt.Errorf("record key %q: an id of 1 to 512 bytes is needed", k)
 	}
 	start := 0
 	for i := 0; i <= len(k.ID); i++ {
@@ -145,6 +150,19 @@ func (k Key) Valid() error {
 			return fmt.Errorf("record key %q: part %q is not allowed", k, part)
 		}
 		start = i + 1
+	}
+	return nil
+}
+
+// Valid reports whether the kind can name a family of records: 1 to 32 lower-case letters and hyphens.
+func (k Kind) Valid() error {
+	if k == "" || len(k) > 32 {
+		return fmt.Errorf("record kind %q: 1 to 32 letters are needed", string(k))
+	}
+	for i := range len(k) {
+		if c := k[i]; (c < 'a' || c > 'z') && c != '-' {
+			return fmt.Errorf("record kind %q: byte %#x is not allowed", string(k), c)
+		}
 	}
 	return nil
 }

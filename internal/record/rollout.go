@@ -1,27 +1,69 @@
 package record
 
 import (
+	"encoding/json"
 	"time"
 
 	"github.com/murmuration/murmuration/rollout"
 )
 
-// Rollout is the stored form of a rollout, written only by the elected leader. Version 1. It embeds the
-// state of the pure core, whose own fields are only ever added to and whose zero values keep their meaning.
+// Rollout is the stored form of a rollout, written only by the elected leader. Version 1. In a store the
+// state is a compact mirror of rollout.State, so that the core's types may change without a migration.
 type Rollout struct {
-	State rollout.State `json:"state"`
+	State rollout.State
 	// Term is the leadership that wrote this; a later leader has a higher one.
-	Term uint64 `json:"term"`
+	Term uint64
 	// RequestID is the caller's, so that a repeated start finds this rollout.
-	RequestID  string    `json:"request_id,omitempty"`
-	CreatedAt  time.Time `json:"created_at"`
-	FinishedAt time.Time `json:"finished_at,omitzero"`
+	RequestID  string
+	CreatedAt  time.Time
+	FinishedAt time.Time
 	// StartRev and BackRev are store revisions: reports that answer an order from before them say nothing
 	// about this rollout (StartRev) or about its way back (BackRev).
-	StartRev int64 `json:"start_rev,omitempty"`
-	BackRev  int64 `json:"back_rev,omitempty"`
+	StartRev int64
+	BackRev  int64
 	// Retry changes when agents shall try a failed stage or activation again.
-	Retry uint64 `json:"retry,omitempty"`
+	Retry uint64
+}
+
+// NewRollout makes the stored form of a state.
+func NewRollout(s rollout.State) Rollout { return Rollout{State: s} }
+
+// RolloutState is the state of a rollout.
+func (r Rollout) RolloutState() rollout.State { return r.State }
+
+// storedRollout is what a store holds of a [Rollout].
+type storedRollout struct {
+	Term       uint64       `json:"term"`
+	State      rolloutState `json:"state"`
+	RequestID  string       `json:"request_id,omitempty"`
+	CreatedAt  time.Time    `json:"created_at,omitzero"`
+	FinishedAt time.Time    `json:"finished_at,omitzero"`
+	StartRev   int64        `json:"start_rev,omitempty"`
+	BackRev    int64        `json:"back_rev,omitempty"`
+	Retry      uint64       `json:"retry,omitempty"`
+}
+
+// MarshalJSON renders the form as it is stored.
+func (r Rollout) MarshalJSON() ([]byte, error) {
+	return json.Marshal(storedRollout{
+		Term: r.Term, State: storeState(r.State), RequestID: r.RequestID,
+		CreatedAt: r.CreatedAt.UTC(), FinishedAt: r.FinishedAt.UTC(),
+		StartRev: r.StartRev, BackRev: r.BackRev, Retry: r.Retry,
+	})
+}
+
+// UnmarshalJSON reads what MarshalJSON rendered. Times come back in UTC.
+func (r *Rollout) UnmarshalJSON(value []byte) error {
+	var s storedRollout
+	if err := json.Unmarshal(value, &s); err != nil {
+		return err
+	}
+	*r = Rollout{
+		Term: s.Term, State: s.State.state(), RequestID: s.RequestID,
+		CreatedAt: s.CreatedAt, FinishedAt: s.FinishedAt,
+		StartRev: s.StartRev, BackRev: s.BackRev, Retry: s.Retry,
+	}
+	return nil
 }
 
 // Current is the form's version.
