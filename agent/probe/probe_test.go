@@ -109,18 +109,24 @@ func TestWatchReportsChangesOnly(t *testing.T) {
 	// The address cannot be parsed, so every try fails without a socket and virtual time can pass.
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		var heard []bool
+		var well, ill atomic.Int32
 		c := Checks{List: []release.Health{{HTTP: "http://127.0.0.1:bad/", Interval: release.Duration(time.Second), Failures: 2}}}
-		go c.Watch(ctx, func(err error) { heard = append(heard, err == nil) })
+		go c.Watch(ctx, func(err error) {
+			if err == nil {
+				well.Add(1)
+			} else {
+				ill.Add(1)
+			}
+		})
 		time.Sleep(calm + 500*time.Millisecond)
 		synctest.Wait()
-		if len(heard) != 0 {
-			t.Errorf("one failure was reported: %v", heard)
+		if n := ill.Load() + well.Load(); n != 0 {
+			t.Errorf("%d reports after one failure", n)
 		}
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
-		if len(heard) != 1 || heard[0] {
-			t.Errorf("heard %v, want one report of ill health", heard)
+		if ill.Load() != 1 || well.Load() != 0 {
+			t.Errorf("%d reports of ill health and %d of recovery, want 1 and 0", ill.Load(), well.Load())
 		}
 		cancel()
 		synctest.Wait()
