@@ -52,3 +52,20 @@ func (op Op) valid() error {
 
 // Conditional reports whether the op has a condition; an op with none always applies.
 func (op Op) Conditional() bool { return op.If != Any }
+
+// ElectionValid reports whether an election can be held under that name, with that value published: a name
+// of 1 to 64 lower-case letters, digits and hyphens, and at most 4 KiB of value.
+func ElectionValid(name, value string) error {
+	if name == "" || len(name) > 64 {
+		return fmt.Errorf("election %q: a name of 1 to 64 bytes is needed", name)
+	}
+	for i := range len(name) {
+		if c := name[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+			return fmt.Errorf("election %q: byte %#x is not allowed", name, c)
+		}
+	}
+	if len(value) > 4<<10 {
+		return fmt.Errorf("election %q: value of %d bytes, at most 4096 are allowed", name, len(value))
+	}
+	return nil
+}

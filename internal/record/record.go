@@ -117,6 +117,7 @@ type Leadership interface {
 	// Lost is closed when leadership ended or can no longer be proved.
 	Lost() <-chan struct{}
 	// Commit is [Store.Commit] that succeeds only while this leadership is still held (same transaction).
+	// When it is not, nothing is applied and the error wraps [ErrNotLeader].
 	Commit(ctx context.Context, ops ...Op) (rev int64, err error)
 	// Resign gives leadership up so that another is elected at once.
 	Resign(ctx context.Context) error
@@ -127,6 +128,9 @@ var (
 	ErrNotFound    = errors.New("not found")
 	ErrConflict    = errors.New("changed by someone else meanwhile")
 	ErrUnavailable = errors.New("the store cannot be reached")
+	// ErrNotLeader is what [Leadership.Commit] returns once the leadership is lost. It is no conflict: trying
+	// again cannot help.
+	ErrNotLeader = errors.New("leadership is lost")
 )
 
 // Valid reports whether the key can be stored: a kind of 1 to 32 lower-case letters and hyphens, and an ID
