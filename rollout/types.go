@@ -24,6 +24,9 @@ type Plan struct {
 	NeedVerdict bool   `json:"need_verdict,omitempty"`
 	By          string `json:"by"`
 	Reason      string `json:"reason,omitempty"`
+	// RackBudgets narrows Limits.MaxUnavailablePerRack for single racks, by [Host.Place]. It is set when the
+	// limit was given as a share and racks differ in size.
+	RackBudgets map[string]int `json:"rack_budgets,omitempty"`
 }
 
 // Host is one host of a plan.
@@ -34,6 +37,9 @@ type Host struct {
 	// Previous is the release that was active on the host when the rollout was made, "" if none.
 	Previous string `json:"previous,omitempty"`
 }
+
+// Place names the host's rack in its data centre as "dc/rack": two data centres may both have a rack "r1".
+func (h Host) Place() string { return h.DC + "/" + h.Rack }
 
 // Step is one widening of the cohort: the first Hosts of the plan, or the Dial's share of them, whichever
 // is set; at least one host, never fewer than the step before.
@@ -81,6 +87,20 @@ const (
 	Aborted     Phase = "aborted" // stopped in place by a person; touched hosts stay as they are
 )
 
+// Cause is what a Paused or Holding rollout waits for.
+type Cause string
+
+// The causes. The first three pause and need a person; the others hold and end by themselves.
+const (
+	CausePerson  Cause = "person"  // paused by PauseAsked
+	CauseManual  Cause = "manual"  // the step is done and waits for PromoteAsked
+	CauseStop    Cause = "stop"    // the emergency stop
+	CauseGate    Cause = "gate"    // the gate is not open
+	CauseBudget  Cause = "budget"  // too many hosts are unavailable, or a whole rack is
+	CauseLost    Cause = "lost"    // no host of the step can be reached
+	CauseVerdict Cause = "verdict" // the judge is inconclusive
+)
+
 // HostPhase is where one host of a rollout is.
 type HostPhase string
 
@@ -108,6 +128,13 @@ type HostState struct {
 	Detail string `json:"detail,omitempty"`
 	// Gone is set when the host left the fleet; nothing waits for it any more.
 	Gone bool `json:"gone,omitempty"`
+	// LostSince is when Lost was set.
+	LostSince time.Time `json:"lost_since,omitzero"`
+	// Running is the release the host last reported healthy in this rollout; "" when it reported none or
+	// its last report was a failure.
+	Running string `json:"running,omitempty"`
+	// Failures is how often the release failed on the host.
+	Failures int `json:"failures,omitempty"`
 }
 
 // State is everything a rollout is, as stored. Step is its only writer. It is a value: Step never
@@ -121,16 +148,28 @@ type State struct {
 	Step int `json:"step"`
 	// Hosts is parallel to Plan.Hosts.
 	Hosts []HostState `json:"hosts"`
+	// Slot is set once SlotGranted was heard.
+	Slot bool `json:"slot,omitempty"`
+	// StepSince is when the current step's first hosts were allowed to move, zero while the step waits for
+	// the gate. BakeSince is when its bake began, zero before.
+	StepSince time.Time `json:"step_since,omitzero"`
+	BakeSince time.Time `json:"bake_since,omitzero"`
 	// Since is when Phase was entered; Progress when a host last moved forward.
 	Since    time.Time `json:"since"`
 	Progress time.Time `json:"progress"`
 	// Resume is the phase a Paused or Holding rollout returns to.
 	Resume Phase `json:"resume,omitempty"`
+	// Cause says what a Paused or Holding rollout waits for; "" in every other phase.
+	Cause Cause `json:"cause,omitempty"`
+	// Auto is set when the rollout failed by itself rather than being rolled back by a person: the service
+	// is locked when the way back ends.
+	Auto bool `json:"auto,omitempty"`
 	// Reason says in words why the phase is what it is.
 	Reason string `json:"reason,omitempty"`
 	Gate   Gate   `json:"gate"`
-	// Verdict is the last verdict on the current step.
-	Verdict Verdict `json:"verdict,omitempty"`
+	// Verdict is the last verdict on the current step, VerdictReason the judge's words for it.
+	Verdict       Verdict `json:"verdict,omitempty"`
+	VerdictReason string  `json:"verdict_reason,omitempty"`
 	// Outbox holds the effects decided but not confirmed by EffectDone, oldest first. The loop stores the
 	// state first, then performs them; a new leader performs what it finds here.
 	Outbox []Effect `json:"outbox,omitempty"`

@@ -20,6 +20,7 @@ type rolloutState struct {
 	NeedVerdict bool            `json:"need_verdict,omitempty"`
 	By          string          `json:"by,omitempty"`
 	PlanReason  string          `json:"plan_reason,omitempty"`
+	RackBudgets map[string]int  `json:"rack_budgets,omitempty"`
 	Phase       string          `json:"phase"`
 	Version     uint64          `json:"version"`
 	Step        int             `json:"step"`
@@ -29,8 +30,14 @@ type rolloutState struct {
 	Progress    time.Time       `json:"progress,omitzero"`
 	Resume      string          `json:"resume,omitempty"`
 	Reason      string          `json:"reason,omitempty"`
+	Slot        bool            `json:"slot,omitempty"`
+	StepSince   time.Time       `json:"step_since,omitzero"`
+	BakeSince   time.Time       `json:"bake_since,omitzero"`
+	Cause       string          `json:"cause,omitempty"`
+	Auto        bool            `json:"auto,omitempty"`
 	Gate        rolloutGate     `json:"gate,omitzero"`
 	Verdict     string          `json:"verdict,omitempty"`
+	VerdictWhy  string          `json:"verdict_why,omitempty"`
 	Outbox      []rolloutEffect `json:"outbox,omitempty"`
 	Timeline    []rolloutEntry  `json:"timeline,omitempty"`
 }
@@ -51,6 +58,10 @@ type hostState struct {
 	Lost   bool   `json:"l,omitempty"`
 	Detail string `json:"x,omitempty"`
 	Gone   bool   `json:"g,omitempty"`
+	// LostAt is LostSince in nanoseconds, Runs is Running, Fails is Failures.
+	LostAt int64  `json:"t,omitempty"`
+	Runs   string `json:"r,omitempty"`
+	Fails  int    `json:"f,omitempty"`
 }
 
 // rolloutStep mirrors rollout.Step. Durations are nanoseconds.
@@ -108,7 +119,10 @@ func storeState(s rollout.State) rolloutState {
 		ID: p.ID, Service: p.Service, Release: p.Release, Stable: p.Stable,
 		Steps: each(p.Steps, storeStep), Limits: rolloutLimits(p.Limits),
 		Instant: p.Instant, NeedVerdict: p.NeedVerdict, By: p.By, PlanReason: p.Reason,
-		Phase: string(s.Phase), Version: s.Version, Step: s.Step,
+		RackBudgets: p.RackBudgets,
+		Slot:        s.Slot, StepSince: s.StepSince.UTC(), BakeSince: s.BakeSince.UTC(), Cause: string(s.Cause), Auto: s.Auto,
+		VerdictWhy: s.VerdictReason,
+		Phase:      string(s.Phase), Version: s.Version, Step: s.Step,
 		PlanHosts:  each(p.Hosts, func(h rollout.Host) rolloutHost { return rolloutHost(h) }),
 		HostStates: each(s.Hosts, storeHostState),
 		Since:      s.Since.UTC(), Progress: s.Progress.UTC(), Resume: string(s.Resume), Reason: s.Reason,
@@ -125,6 +139,7 @@ func (r rolloutState) state() rollout.State {
 			Hosts: each(r.PlanHosts, func(h rolloutHost) rollout.Host { return rollout.Host(h) }),
 			Steps: each(r.Steps, rolloutStep.step), Limits: rollout.Limits(r.Limits),
 			Instant: r.Instant, NeedVerdict: r.NeedVerdict, By: r.By, Reason: r.PlanReason,
+			RackBudgets: r.RackBudgets,
 		},
 		Phase: rollout.Phase(r.Phase), Version: r.Version, Step: r.Step,
 		Hosts: each(r.HostStates, hostState.state),
@@ -132,13 +147,18 @@ func (r rolloutState) state() rollout.State {
 		Gate: rollout.Gate{
 			Decision: rollout.GateDecision(r.Gate.Decision), Reason: r.Gate.Reason, At: r.Gate.At,
 		},
-		Verdict: rollout.Verdict(r.Verdict), Outbox: each(r.Outbox, rolloutEffect.effect),
+		Slot: r.Slot, StepSince: r.StepSince, BakeSince: r.BakeSince, Cause: rollout.Cause(r.Cause), Auto: r.Auto,
+		VerdictReason: r.VerdictWhy,
+		Verdict:       rollout.Verdict(r.Verdict), Outbox: each(r.Outbox, rolloutEffect.effect),
 		Timeline: each(r.Timeline, rolloutEntry.entry),
 	}
 }
 
 func storeHostState(h rollout.HostState) hostState {
-	stored := hostState{Phase: string(h.Phase), Lost: h.Lost, Detail: h.Detail, Gone: h.Gone}
+	stored := hostState{Phase: string(h.Phase), Lost: h.Lost, Detail: h.Detail, Gone: h.Gone, Runs: h.Running, Fails: h.Failures}
+	if !h.LostSince.IsZero() {
+		stored.LostAt = h.LostSince.UnixNano()
+	}
 	if !h.Since.IsZero() {
 		stored.Since = h.Since.UnixNano()
 	}
@@ -146,7 +166,10 @@ func storeHostState(h rollout.HostState) hostState {
 }
 
 func (h hostState) state() rollout.HostState {
-	state := rollout.HostState{Phase: rollout.HostPhase(h.Phase), Lost: h.Lost, Detail: h.Detail, Gone: h.Gone}
+	state := rollout.HostState{Phase: rollout.HostPhase(h.Phase), Lost: h.Lost, Detail: h.Detail, Gone: h.Gone, Running: h.Runs, Failures: h.Fails}
+	if h.LostAt != 0 {
+		state.LostSince = time.Unix(0, h.LostAt).UTC()
+	}
 	if h.Since != 0 {
 		state.Since = time.Unix(0, h.Since).UTC()
 	}
