@@ -1,7 +1,7 @@
-// Package wire is what crosses the network's edge: the table that turns errors into statuses with safe
-// messages. It knows Connect and the store's sentinels and nothing of any role.
+// Package wire converts between what travels (proto/murmur/v1) and what is stored or computed with (records
+// and domain types).
 //
-// A handler returns plain errors. An error whose text may be shown to a caller is made by [Invalid], [Denied]
-// and their siblings, or wraps one of them; what wraps a sentinel of package record gets a fixed text; all
-// else is logged and answered as "internal error" with a number to find it in the log.
+// Conversions to the wire cannot fail and never share memory that the caller may change later, except byte
+// slices of records, which nobody writes to. Conversions from the wire check what they read: everything from
+// the network is hostile until it has passed one of them. All functions are pure and safe for concurrent use.
 package wire
