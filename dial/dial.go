@@ -81,9 +81,14 @@ func (d Dial) String() string { return strconv.Itoa(int(d)) }
 // Bucket places a unit in 0..9999. The salt keeps one flag's or service's buckets independent of
 // another's. It allocates nothing for a joined length of up to 128 bytes.
 func Bucket(salt, unit string) uint16 {
+	return uint16((uint64(Hash(salt, unit)) * uint64(Full)) >> 32)
+}
+
+// Hash is the 32 bits that [Bucket] scales down: MurmurHash3_x86_32 of salt and unit joined, seed 0. Sorting by
+// it agrees with sorting by bucket.
+func Hash(salt, unit string) uint32 {
 	var stack [128]byte
-	key := append(append(stack[:0], salt...), unit...)
-	return uint16((uint64(murmur3.Sum32(key)) * uint64(Full)) >> 32)
+	return murmur3.Sum32(append(append(stack[:0], salt...), unit...))
 }
 
 // On reports whether the unit is within the dial. Off and Full are exact and hash nothing.
