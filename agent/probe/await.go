@@ -48,7 +48,10 @@ func (c Checks) await(ctx context.Context, h release.Health) error {
 		if err == nil {
 			inRow++
 		} else {
-			inRow, last = 0, err
+			inRow = 0
+			if last == nil || timed.Err() == nil { // the deadline cutting a try short says less than the try before
+				last = err
+			}
 		}
 		if inRow >= need {
 			return nil
