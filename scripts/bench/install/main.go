@@ -1,0 +1,185 @@
+// Command install measures what staging a release costs a host, beside stock tar on the same artifact.
+//
+//	go run ./scripts/bench/install [-rounds 7] [-dir DIR] [-out out/bench/install.json]
+//
+// Two trees are packed: tree-100mb (100 MiB of the Go distribution) and files-20000 (20,000 small files with
+// symlinks, odd names and odd modes). Then, in turns on the same file system with a warm page cache:
+//
+//   - tar: "tar -x --zstd", which checks nothing and syncs nothing
+//   - tar-sync: the same, then syncfs(2)
+//   - murmur: read the index, verify and unpack every chunk, syncfs(2): all that staging is
+//   - murmur-nosync: the same without the sync
+//
+// It prints a table for people and writes rows {"scenario","subject","metric","value","unit"} for machines; the
+// first row is the machine and the command. Stage_over_tar is the median over rounds of murmur / tar.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/murmuration/murmuration/internal/artifact"
+	"github.com/murmuration/murmuration/internal/durable"
+	"github.com/murmuration/murmuration/release"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	rounds := flag.Int("rounds", 7, "rounds of each subject")
+	dir := flag.String("dir", "", "where to work (default: a temporary folder)")
+	out := flag.String("out", "out/bench/install.json", "where to write the rows")
+	flag.Parse()
+	if err := run(ctx, *rounds, *dir, *out); err != nil {
+		slog.New(slog.NewTextHandler(os.Stderr, nil)).Error("bench install", "err", err)
+		os.Exit(1)
+	}
+}
+
+// subjects in the order each round runs them.
+var subjects = []string{"tar", "murmur", "tar-sync", "murmur-nosync"}
+
+func run(ctx context.Context, rounds int, dir, out string) error {
+	for _, tool := range []string{"tar", "zstd"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return fmt.Errorf("%w (Debian: apt-get install %s)", err, tool)
+		}
+	}
+	work, err := os.MkdirTemp(dir, "bench-install-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work)
+	rows := []row{{Scenario: "machine", Subject: machine(), Metric: "command", Value: float64(rounds), Unit: "rounds: go run ./scripts/bench/install"}}
+	for _, sc := range []struct {
+		name string
+		make func(dir string) error
+	}{{"tree-100mb", makeBigTree}, {"files-20000", makeManyFiles}} {
+		r, err := scenario(ctx, sc.name, sc.make, filepath.Join(work, sc.name), rounds)
+		if err != nil {
+			return fmt.Errorf("%s: %w", sc.name, err)
+		}
+		rows = append(rows, r...)
+	}
+	return report(rows, out)
+}
+
+// scenario makes and packs one tree and measures all subjects in turns.
+func scenario(ctx context.Context, name string, makeTree func(string) error, work string, rounds int) ([]row, error) {
+	src, file := filepath.Join(work, "src"), filepath.Join(work, "artifact.tar.zst")
+	if err := errors.Join(os.MkdirAll(src, 0o755), makeTree(src)); err != nil {
+		return nil, err
+	}
+	a, err := pack(ctx, src, file)
+	if err != nil {
+		return nil, err
+	}
+	took := map[string][]float64{}
+	for round := range rounds + 1 {
+		for _, subject := range subjects {
+			s, err := once(ctx, subject, file, a, filepath.Join(work, "dst"))
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", subject, err)
+			}
+			if round > 0 { // the first round warms the page cache
+				took[subject] = append(took[subject], s)
+			}
+		}
+	}
+	return rowsOf(name, a, took), nil
+}
+
+func pack(ctx context.Context, src, file string) (release.Artifact, error) {
+	f, err := os.Create(file)
+	if err != nil {
+		return release.Artifact{}, err
+	}
+	a, _, err := artifact.Pack(ctx, src, f, artifact.PackOptions{})
+	return a, errors.Join(err, f.Close())
+}
+
+// once runs a subject into a fresh folder and returns the seconds it took. Removing what was there and settling
+// the disk is not part of the time.
+func once(ctx context.Context, subject, file string, a release.Artifact, dst string) (float64, error) {
+	if err := errors.Join(removeTree(dst), os.Mkdir(dst, 0o755)); err != nil {
+		return 0, err
+	}
+	root, err := os.OpenRoot(dst)
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	if err := durable.SyncTree(root); err != nil {
+		return 0, err
+	}
+	runtime.GC()
+	start := time.Now()
+	switch subject {
+	case "tar", "tar-sync":
+		cmd := exec.CommandContext(ctx, "tar", "-x", "--zstd", "-f", file, "-C", dst)
+		cmd.Stderr = os.Stderr
+		err = cmd.Run()
+	default:
+		err = stage(ctx, file, a, root)
+	}
+	if err == nil && (subject == "murmur" || subject == "tar-sync") {
+		err = durable.SyncTree(root)
+	}
+	return time.Since(start).Seconds(), err
+}
+
+// stage is what an agent does once the bytes are on its disk.
+func stage(ctx context.Context, file string, a release.Artifact, dst *os.Root) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	idx, err := artifact.ReadIndex(f, a)
+	if err != nil {
+		return err
+	}
+	return artifact.Unpack(ctx, f, a, idx, dst, artifact.UnpackOptions{})
+}
+
+// rowsOf turns times into rows; ratios are medians of the ratios within each round.
+func rowsOf(name string, a release.Artifact, took map[string][]float64) []row {
+	ratio := func(of, over string) float64 {
+		var all []float64
+		for i := range took[of] {
+			all = append(all, took[of][i]/took[over][i])
+		}
+		return median(all)
+	}
+	rows := []row{
+		{name, "murmur", "stage_over_tar", ratio("murmur", "tar"), "x"},
+		{name, "murmur", "stage_over_tar_sync", ratio("murmur", "tar-sync"), "x"},
+		{name, "murmur-nosync", "stage_over_tar", ratio("murmur-nosync", "tar"), "x"},
+	}
+	for _, s := range subjects {
+		metric := "stage_s"
+		if s == "tar" || s == "tar-sync" {
+			metric = "tar_s"
+		}
+		rows = append(rows, row{name, s, metric, median(took[s]), "s"})
+	}
+	return append(rows,
+		row{name, "murmur", "raw_mib", float64(a.RawSize) / (1 << 20), "MiB"},
+		row{name, "murmur", "artifact_mib", float64(a.Size) / (1 << 20), "MiB"},
+		row{name, "murmur", "files", float64(a.Files), "files"})
+}
+
+func median(v []float64) float64 {
+	s := slices.Sorted(slices.Values(v))
+	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
+}
