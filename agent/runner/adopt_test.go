@@ -58,7 +58,7 @@ func dyingAgent() int {
 func killedAgent(t *testing.T, dir, rel, die string) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), "RUNNER_TEST_ROLE=agent", "RUNNER_TEST_DIR="+dir, "RUNNER_TEST_RELEASE="+rel, "RUNNER_TEST_DIE="+die)
+	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0", "RUNNER_TEST_ROLE=agent", "RUNNER_TEST_DIR="+dir, "RUNNER_TEST_RELEASE="+rel, "RUNNER_TEST_DIE="+die)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

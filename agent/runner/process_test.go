@@ -50,27 +50,35 @@ func service() int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	srv := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/crash" {
-			os.Exit(5)
-		}
-		fmt.Fprintf(w, "%s %d", os.Getenv("MURMUR_RELEASE"), os.Getpid())
-	})}
+	var open sync.WaitGroup
+	srv := http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/crash" {
+				os.Exit(5)
+			}
+			fmt.Fprintf(w, "%s %d", os.Getenv("MURMUR_RELEASE"), os.Getpid())
+		}),
+		ConnState: func(_ net.Conn, s http.ConnState) {
+			switch s {
+			case http.StateNew:
+				open.Add(1)
+			case http.StateClosed:
+				open.Done()
+			}
+		},
+	}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
 	<-ctx.Done()
 	if os.Getenv("IGNORE_TERM") != "" {
 		select {}
 	}
-	// Shutdown does not know a connection that Accept has just returned. Once Serve has ended none can be in
-	// that gap, so the second Shutdown waits for the last of them.
-	if err := srv.Shutdown(context.Background()); err != nil {
-		return 1
-	}
+	// Server.Shutdown alone drops a request it is just reading (net/http: conn.serve looks at shuttingDown after
+	// readRequest). So: accept no more, answer what was accepted, then end.
+	_ = l.Close()
 	<-served
-	if err := srv.Shutdown(context.Background()); err != nil {
-		return 1
-	}
+	srv.SetKeepAlivesEnabled(false)
+	open.Wait()
 	return 0
 }
 
@@ -104,7 +112,7 @@ func spec(t testing.TB, dir, rel string, env ...string) Spec {
 		Service: "shop", Release: rel, Dir: folder,
 		Run:   release.Run{Kind: release.RunProcess, Command: self, StopTimeout: release.Duration(20 * time.Second)},
 		Ports: []release.Port{{Name: "main", Listen: "127.0.0.1:0"}},
-		Env:   append([]string{"RUNNER_TEST_ROLE=service", "MURMUR_RELEASE=" + rel, "MURMUR_ROOT=" + dir, "MURMUR_SERVICE=shop", "PATH=" + os.Getenv("PATH")}, env...),
+		Env:   append([]string{"RUNNER_TEST_ROLE=service", "GORACE=atexit_sleep_ms=0", "MURMUR_RELEASE=" + rel, "MURMUR_ROOT=" + dir, "MURMUR_SERVICE=shop", "PATH=" + os.Getenv("PATH")}, env...),
 	}
 }
 

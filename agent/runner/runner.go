@@ -17,6 +17,9 @@
 // kernel's queue. The price is that two copies run for a moment, which a service with ports must bear; one
 // without ports is stopped first. Descriptors are in non-blocking mode, since two processes share each.
 //
+// The service must do its part on SIGTERM: stop accepting, answer what it accepted, end. A Go service closes its
+// listener and waits for its connections; http.Server.Shutdown alone drops a request it is just reading.
+//
 // An agent that starts anew fetches the sockets back out of the running process by pidfd_getfd(2) (Linux 5.6,
 // and the right to trace the process: same user or root). Where that is refused the service is restarted.
 package runner
