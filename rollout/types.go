@@ -14,10 +14,10 @@ type Plan struct {
 	Release string `json:"release"`
 	// Stable is the service's stable release when the rollout was made; "" for a first release. It is what
 	// an untouched host runs and where a host with no Previous of its own goes back to.
-	Stable string `json:"stable,omitempty"`
-	Hosts  []Host `json:"hosts"`
-	Steps  []Step `json:"steps"`
-	Limits Limits `json:"limits"`
+	Stable string     `json:"stable,omitempty"`
+	Hosts  []Host     `json:"hosts"`
+	Steps  []Widening `json:"steps"`
+	Limits Limits     `json:"limits"`
 	// Instant marks a way back: one step with every host, no gate, no bake, no verdict.
 	Instant bool `json:"instant,omitempty"`
 	// NeedVerdict makes every step with a bake wait for Pass from the judge. Without it health decides.
@@ -41,9 +41,9 @@ type Host struct {
 // Place names the host's rack in its data centre as "dc/rack": two data centres may both have a rack "r1".
 func (h Host) Place() string { return h.DC + "/" + h.Rack }
 
-// Step is one widening of the cohort: the first Hosts of the plan, or the Dial's share of them, whichever
+// Widening is one step of a plan, which widens the cohort: the first Hosts of the plan, or the Dial's share of them, whichever
 // is set; at least one host, never fewer than the step before.
-type Step struct {
+type Widening struct {
 	Hosts int       `json:"hosts,omitempty"`
 	Dial  dial.Dial `json:"dial,omitempty"`
 	// Bake is the least time the step is watched, MaxBake the most when a verdict is needed.

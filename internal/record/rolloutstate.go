@@ -64,7 +64,7 @@ type hostState struct {
 	Fails  int    `json:"f,omitempty"`
 }
 
-// rolloutStep mirrors rollout.Step. Durations are nanoseconds.
+// rolloutStep mirrors rollout.Widening. Durations are nanoseconds.
 type rolloutStep struct {
 	Hosts   int           `json:"hosts,omitempty"`
 	Dial    uint16        `json:"dial,omitempty"`
@@ -176,12 +176,12 @@ func (h hostState) state() rollout.HostState {
 	return state
 }
 
-func storeStep(s rollout.Step) rolloutStep {
+func storeStep(s rollout.Widening) rolloutStep {
 	return rolloutStep{Hosts: s.Hosts, Dial: uint16(s.Dial), Bake: s.Bake, MaxBake: s.MaxBake, Manual: s.Manual}
 }
 
-func (s rolloutStep) step() rollout.Step {
-	return rollout.Step{Hosts: s.Hosts, Dial: dial.Dial(s.Dial), Bake: s.Bake, MaxBake: s.MaxBake, Manual: s.Manual}
+func (s rolloutStep) step() rollout.Widening {
+	return rollout.Widening{Hosts: s.Hosts, Dial: dial.Dial(s.Dial), Bake: s.Bake, MaxBake: s.MaxBake, Manual: s.Manual}
 }
 
 func storeEffect(e rollout.Effect) rolloutEffect {
