@@ -24,7 +24,7 @@ type draft struct {
 	// changed is set when the state differs from the last committed version.
 	changed bool
 	// effects are those of the version being made; moved are the hosts whose target it changes.
-	pending  []Effect
+	effects  []Effect
 	moved    []int
 	movedAll bool
 	// index finds hosts by id; nil means to scan.
@@ -44,15 +44,15 @@ func (d *draft) commit() {
 	}
 	d.s.Version++
 	d.flush()
-	for n := range d.pending {
-		d.pending[n].Key = d.key(n)
+	for n := range d.effects {
+		d.effects[n].Key = d.key(n)
 	}
-	d.fresh = append(d.fresh, d.pending...)
-	d.s.Outbox = append(d.s.Outbox, d.pending...)
+	d.fresh = append(d.fresh, d.effects...)
+	d.s.Outbox = append(d.s.Outbox, d.effects...)
 	if len(d.s.Outbox) == 0 {
 		d.s.Outbox = nil
 	}
-	d.pending, d.changed = nil, false
+	d.effects, d.changed = nil, false
 }
 
 // host returns host i for writing.
@@ -111,7 +111,7 @@ func (d *draft) resume(reason string) {
 
 // emit decides an effect; commit gives it its key.
 func (d *draft) emit(e Effect) {
-	d.pending = append(d.pending, e)
+	d.effects = append(d.effects, e)
 	d.changed = true
 }
 
@@ -141,14 +141,14 @@ func (d *draft) flush() {
 			e.Hosts = append(e.Hosts, d.s.Plan.Hosts[i].ID)
 		}
 	}
-	d.pending = slices.Insert(d.pending, 0, e)
+	d.effects = slices.Insert(d.effects, 0, e)
 	d.moved, d.movedAll = nil, false
 }
 
 // key names the n-th effect of the version being made.
 func (d *draft) key(n int) string {
-	kind, same := d.pending[n].Kind, 0
-	for _, e := range d.pending[:n] {
+	kind, same := d.effects[n].Kind, 0
+	for _, e := range d.effects[:n] {
 		if e.Kind == kind {
 			same++
 		}
