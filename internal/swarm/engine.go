@@ -28,6 +28,8 @@ type Engine struct {
 	watch  *watch
 	recs   records
 	open   openFunc
+	// patience is the longest wait for progress before anything was measured; tests shorten it.
+	patience time.Duration
 
 	ctx    context.Context // ends with the Engine; its cause is ErrClosed
 	cancel context.CancelCauseFunc
@@ -58,18 +60,18 @@ func newEngine(cfg Config, open openFunc) (*Engine, error) {
 	n := newNames()
 	tr, err := newTransport(cfg, n, log)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, recs.close())
 	}
 	if cfg.ServerTLS == nil {
 		log.Warn("swarm: PLAINTEXT PEERS: anybody who reaches this port and knows an infohash can read the data", "addr", tr.Addr().String())
 	}
 	e := &Engine{
-		cfg: cfg, log: log, names: n, net: tr, recs: recs, open: open, watch: newWatch(n), tasks: map[[20]byte]*task{},
+		cfg: cfg, log: log, names: n, net: tr, recs: recs, open: open, watch: newWatch(n), tasks: map[[20]byte]*task{}, patience: maxPatience,
 	}
 	e.ctx, e.cancel = context.WithCancelCause(context.Background())
 	e.client, err = torrent.NewClient(e.clientConfig())
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("swarm: torrent engine: %w", err), tr.close())
+		return nil, errors.Join(fmt.Errorf("swarm: torrent engine: %w", err), tr.close(), recs.close())
 	}
 	e.client.AddListener(tr)
 	e.client.AddDialer(tr)
@@ -128,6 +130,7 @@ func (e *Engine) shutdown(flush bool) error {
 	errs = append(errs, e.client.Close()...)
 	errs = append(errs, e.net.close())
 	e.wg.Wait()
+	errs = append(errs, e.recs.close())
 	return errors.Join(errs...)
 }
 

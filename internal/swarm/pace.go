@@ -9,6 +9,7 @@ type pace struct {
 	useful  int64     // blocks received then
 	between gap       // moving average of the time between verified pieces
 	slack   time.Duration
+	first   time.Duration // limit before anything was measured
 
 	reconnect time.Time // not before
 	fallback  time.Time // not before
@@ -20,7 +21,9 @@ const (
 	maxBackoff = 15 * time.Second
 )
 
-func newPace(now time.Time) *pace { return &pace{since: now, bytes: -1} }
+func newPace(now time.Time, first time.Duration) *pace {
+	return &pace{since: now, bytes: -1, first: first}
+}
 
 // observe takes the counters of a Fetch: bytes verified and blocks received so far. While blocks arrive, a piece may take
 // as long as the rate explains (all connections working on one each, twice over), up to a minute.
@@ -41,7 +44,12 @@ func (p *pace) observe(now time.Time, bytes, useful, pieceLength int64, conns in
 }
 
 // limit is how long no progress is no worry.
-func (p *pace) limit() time.Duration { return max(patience(p.between), p.slack) }
+func (p *pace) limit() time.Duration {
+	if p.between == 0 {
+		return max(p.first, p.slack)
+	}
+	return max(patience(p.between), p.slack)
+}
 
 // shouldReconnect reports, once per limit, that the Fetch stalls.
 func (p *pace) shouldReconnect(now time.Time) bool {

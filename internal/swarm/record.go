@@ -7,9 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io/fs"
+	"io"
 	"os"
-	"path/filepath"
+
+	"github.com/murmuration/murmuration/internal/durable"
 )
 
 // record is what is known about one torrent across restarts: which pieces of which file were verified and synced.
@@ -74,7 +75,7 @@ func decodeRecord(b []byte, m Meta) (record, error) {
 }
 
 // records is the folder of records.
-type records struct{ dir string }
+type records struct{ root *os.Root }
 
 func openRecords(dir string) (records, error) {
 	if dir == "" {
@@ -83,16 +84,23 @@ func openRecords(dir string) (records, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return records{}, fmt.Errorf("swarm: piece records: %w", err)
 	}
-	return records{dir}, nil
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return records{}, fmt.Errorf("swarm: piece records: %w", err)
+	}
+	return records{root}, nil
 }
 
-func (rs records) file(hash [20]byte) string {
-	return filepath.Join(rs.dir, hex.EncodeToString(hash[:])+".pieces")
-}
+func recordName(hash [20]byte) string { return hex.EncodeToString(hash[:]) + ".pieces" }
 
 // load returns the record of a torrent, and false when there is none to believe.
 func (rs records) load(hash [20]byte, m Meta) (record, bool) {
-	b, err := os.ReadFile(rs.file(hash))
+	f, err := rs.root.Open(recordName(hash))
+	if err != nil {
+		return record{}, false
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, int64(maxRecord)+1))
 	if err != nil {
 		return record{}, false
 	}
@@ -102,19 +110,18 @@ func (rs records) load(hash [20]byte, m Meta) (record, bool) {
 
 // save replaces the record of a torrent atomically.
 func (rs records) save(hash [20]byte, r record) error {
-	if err := writeFile(rs.file(hash), r.encode(), 0o600); err != nil {
+	if err := durable.WriteFile(rs.root, recordName(hash), r.encode(), 0o600); err != nil {
 		return fmt.Errorf("swarm: piece record: %w", err)
 	}
 	return nil
 }
 
+// remove deletes the record of a torrent; one that is not there is no error.
 func (rs records) remove(hash [20]byte) error {
-	err := os.Remove(rs.file(hash))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
+	return durable.Remove(rs.root, recordName(hash))
 }
+
+func (rs records) close() error { return rs.root.Close() }
 
 // bitmap has one bit per piece.
 type bitmap []byte

@@ -8,10 +8,12 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"github.com/anacrolix/torrent/metainfo"
 	"github.com/anacrolix/torrent/storage"
+	"github.com/murmuration/murmuration/internal/durable"
 )
 
 // file is what a store needs of *os.File; tests put faults in.
@@ -66,29 +68,23 @@ func openStore(ctx context.Context, s *store, open openFunc, create bool) error 
 	rec, ok := s.recs.load(s.hash, s.meta)
 	ok = ok && rec.path == s.path
 	done, err := s.openFinal(ctx, open, rec, ok)
-	if done || err != nil {
+	if done || err != nil && (!create || !errors.Is(err, ErrCorrupt) && !errors.Is(err, fs.ErrNotExist)) {
 		return err
-	}
-	if !create {
-		return fmt.Errorf("%w: %s: %w", ErrStorage, s.path, fs.ErrNotExist)
 	}
 	return s.openPart(ctx, open, rec, ok && !rec.complete)
 }
 
 // openFinal takes the file at the final path when it has the right size, trusting a record of the unchanged complete file.
-// A file whose pieces do not all match is left alone and reported as not there.
+// A file that is not the torrent's is left alone: ErrCorrupt.
 func (s *store) openFinal(ctx context.Context, open openFunc, rec record, ok bool) (done bool, err error) {
 	f, err := open(s.path, false)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", ErrStorage, err)
 	}
 	st, err := f.Stat()
 	if err != nil || !st.Mode().IsRegular() || st.Size() != s.meta.Length {
 		f.Close()
-		return false, nil
+		return false, fmt.Errorf("%w: %s is not a file of %d bytes", ErrCorrupt, s.path, s.meta.Length)
 	}
 	s.f, s.final = f, true
 	if ok && rec.complete && rec.modTime == st.ModTime().UnixNano() {
@@ -102,8 +98,9 @@ func (s *store) openFinal(ctx context.Context, open openFunc, rec record, ok boo
 		return true, nil
 	}
 	f.Close()
+	err = fmt.Errorf("%w: %s: %d of %d pieces are right", ErrCorrupt, s.path, s.have, s.meta.Pieces)
 	s.f, s.final, s.bits, s.have, s.bytes = nil, false, newBitmap(s.meta.Pieces), 0, 0
-	return false, nil
+	return false, err
 }
 
 func (s *store) openPart(ctx context.Context, open openFunc, rec record, ok bool) error {
@@ -278,7 +275,7 @@ func (s *store) finish() error {
 		if err := s.f.Sync(); err != nil {
 			return fmt.Errorf("%w: sync %s: %w", ErrStorage, s.path, err)
 		}
-		if err := rename(s.path+partSuffix, s.path); err != nil {
+		if err := moveInto(s.path); err != nil {
 			return fmt.Errorf("%w: %w", ErrStorage, err)
 		}
 		s.mu.Lock()
@@ -286,6 +283,17 @@ func (s *store) finish() error {
 		s.mu.Unlock()
 	}
 	return s.flush()
+}
+
+// moveInto renames the part file of path to path and syncs the folder.
+func moveInto(path string) error {
+	root, err := os.OpenRoot(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	name := filepath.Base(path)
+	return durable.Rename(root, name+partSuffix, name)
 }
 
 // close closes the file; flush is the caller's.

@@ -60,9 +60,6 @@ func (t *task) start(ctx context.Context, spec Spec, create bool) error {
 		return err
 	}
 	bytes, complete, _ := t.store.progress()
-	if !create && !complete {
-		return fmt.Errorf("%w: %s holds %d of %d bytes", ErrCorrupt, spec.Path, bytes, t.store.meta.Length)
-	}
 	t.e.watch.add(t)
 	tor, _ := t.e.client.AddTorrentOpt(torrent.AddTorrentOpts{
 		InfoHash: t.store.hash, InfoBytes: spec.Info, Storage: t.store, DisableInitialPieceCheck: true,
@@ -131,7 +128,7 @@ func (t *task) drive(ctx context.Context, spec Spec, progress func(Progress)) er
 	ticker := time.NewTicker(tickPeriod)
 	defer ticker.Stop()
 	now := time.Now()
-	readd, flushed, pace := now, now, newPace(now)
+	readd, flushed, pace := now, now, newPace(now, t.e.patience)
 	for {
 		bytes, complete, err := t.store.progress()
 		if err != nil || complete {

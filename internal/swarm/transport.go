@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,6 +45,7 @@ type transport struct {
 
 	mu    sync.Mutex
 	conns map[string]int // inbound, by name
+	open  map[*peerConn]struct{}
 }
 
 func newTransport(cfg Config, n *names, log *slog.Logger) (*transport, error) {
@@ -60,7 +63,7 @@ func newTransport(cfg Config, n *names, log *slog.Logger) (*transport, error) {
 	t := &transport{
 		cfg: cfg, names: n, up: newLimiter(cfg.UpRate), down: newLimiter(cfg.DownRate), log: log, ln: ln,
 		ready: make(chan net.Conn), pending: make(chan struct{}, maxHandshakes), ctx: ctx, cancel: cancel,
-		conns: map[string]int{},
+		conns: map[string]int{}, open: map[*peerConn]struct{}{},
 	}
 	t.wg.Go(t.serve)
 	return t, nil
@@ -113,7 +116,7 @@ func (t *transport) welcome(raw net.Conn) {
 func (t *transport) admit(raw net.Conn) (net.Conn, error) {
 	conn := limitConn(raw, t.up, t.down)
 	if t.cfg.ServerTLS == nil {
-		return conn, nil
+		return t.track(&peerConn{Conn: conn, t: t, remote: raw.RemoteAddr()})
 	}
 	conf, err := t.cfg.ServerTLS()
 	if err != nil {
@@ -133,7 +136,18 @@ func (t *transport) admit(raw net.Conn) (net.Conn, error) {
 		return nil, fmt.Errorf("%s has %d connections here", name, maxConnsPerName)
 	}
 	port := raw.RemoteAddr().(*net.TCPAddr).Port
-	return &peerConn{Conn: secure, t: t, name: name, remote: t.names.inbound(name, port), leave: func() { t.leave(name) }}, nil
+	return t.track(&peerConn{Conn: secure, t: t, name: name, remote: t.names.inbound(name, port), leave: func() { t.leave(name) }})
+}
+
+// track remembers a connection so that close can end it: the engine leaves unfinished handshakes to their timeout.
+func (t *transport) track(c *peerConn) (net.Conn, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ctx.Err() != nil {
+		return nil, net.ErrClosed
+	}
+	t.open[c] = struct{}{}
+	return c, nil
 }
 
 func (t *transport) identify(state tls.ConnectionState) (string, error) {
@@ -211,14 +225,14 @@ func (t *transport) dial(ctx context.Context, p Peer, addr string) (net.Conn, er
 	}
 	conn := limitConn(raw, t.up, t.down)
 	if t.cfg.ClientTLS == nil {
-		return &peerConn{Conn: conn, t: t, name: p.Name, remote: remote}, nil
+		return t.track(&peerConn{Conn: conn, t: t, name: p.Name, remote: remote})
 	}
 	secure, name, err := t.secure(ctx, conn, p)
 	if err != nil {
 		conn.Close()
 		return nil, err
 	}
-	return &peerConn{Conn: secure, t: t, name: name, remote: remote}, nil
+	return t.track(&peerConn{Conn: secure, t: t, name: name, remote: remote})
 }
 
 func (t *transport) secure(ctx context.Context, conn net.Conn, p Peer) (net.Conn, string, error) {
@@ -240,10 +254,16 @@ func (t *transport) secure(ctx context.Context, conn net.Conn, p Peer) (net.Conn
 	return secure, name, nil
 }
 
-// close ends accepting. The engine must be closed before: it would spin on a closed listener.
+// close ends accepting and every connection. The engine must be closed before: it would spin on a closed listener.
 func (t *transport) close() error {
 	t.cancel()
 	err := t.ln.Close()
+	t.mu.Lock()
+	conns := slices.Collect(maps.Keys(t.open))
+	t.mu.Unlock()
+	for _, c := range conns {
+		c.Close()
+	}
 	t.wg.Wait()
 	return err
 }
@@ -331,6 +351,9 @@ func (c *peerConn) Read(b []byte) (int, error) {
 
 func (c *peerConn) Close() error {
 	c.once.Do(func() {
+		c.t.mu.Lock()
+		delete(c.t.open, c)
+		c.t.mu.Unlock()
 		if c.leave != nil {
 			c.leave()
 		}
