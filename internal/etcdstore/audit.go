@@ -21,12 +21,8 @@ type pending struct {
 // good any more is errMissed. A difference that may just be on its way is remembered; if it is still there
 // at the next audit, the watch is stuck and that is errMissed too. Only keys travel, no values.
 func (w *watch) audit(ctx context.Context) error {
-	if p := w.pending; p != nil && w.rev < p.upTo {
-		for k, was := range p.was {
-			if w.known[k] == was {
-				return fmt.Errorf("%w: %s, due since revision %d", errMissed, k, p.upTo)
-			}
-		}
+	if err := w.overdue(); err != nil {
+		return err
 	}
 	kvs, rev, err := w.s.scan(ctx, "compare", w.start, w.end, clientv3.WithKeysOnly())
 	if err != nil {
@@ -43,6 +39,20 @@ func (w *watch) audit(ctx context.Context) error {
 		}
 	}
 	return w.compare(stored, rev)
+}
+
+// overdue reports what the last comparison found late and is still not here.
+func (w *watch) overdue() error {
+	p := w.pending
+	if p == nil || w.rev >= p.upTo {
+		return nil
+	}
+	for k, was := range p.was {
+		if w.known[k] == was {
+			return fmt.Errorf("%w: %s, due since revision %d", errMissed, k, p.upTo)
+		}
+	}
+	return nil
 }
 
 // compare is the decision of audit, given what is stored at a revision that is not before w.rev.

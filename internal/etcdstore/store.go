@@ -11,10 +11,10 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 
-	"github.com/murmuration/murmuration/internal/etcdstore/slogzap"
 	"github.com/murmuration/murmuration/internal/record"
 )
 
@@ -128,7 +128,7 @@ func dial(ctx context.Context, cfg Config) (*clientv3.Client, error) {
 		DialKeepAliveTime:    10 * time.Second,
 		DialKeepAliveTimeout: 5 * time.Second,
 		MaxCallSendMsgSize:   2 * record.MaxCommit,
-		Logger:               slogzap.New(cfg.Logger),
+		Logger:               zap.NewNop(), // it would log every retry; what matters comes back as an error
 		DialOptions: []grpc.DialOption{
 			grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: 3 * time.Second}),
 		},
@@ -162,5 +162,6 @@ func (s *Store) Close() error {
 func (s *Store) do(ctx context.Context, what string, fn func(context.Context) error) error {
 	opCtx, cancel := context.WithTimeout(ctx, s.cfg.OpTimeout)
 	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)() // Close ends the request, and the client's retries
 	return s.wrap(ctx, what, fn(opCtx))
 }

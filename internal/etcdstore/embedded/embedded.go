@@ -16,7 +16,6 @@ import (
 
 	"go.etcd.io/etcd/server/v3/embed"
 
-	"github.com/murmuration/murmuration/internal/etcdstore/slogzap"
 	"github.com/murmuration/murmuration/internal/record"
 )
 
@@ -134,7 +133,7 @@ func (s *Server) configure(dir string, cfg Config) (*embed.Config, error) {
 		conf.Name = cfg.Name
 	}
 	conf.Dir = filepath.Join(dir, "data")
-	conf.ZapLoggerBuilder = embed.NewZapLoggerBuilder(slogzap.New(cfg.Logger))
+	conf.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapLogger(cfg.Logger))
 	conf.AutoCompactionMode, conf.AutoCompactionRetention = embed.CompactorModePeriodic, "1h"
 	conf.QuotaBackendBytes = 4 << 30
 	if cfg.Quota > 0 {

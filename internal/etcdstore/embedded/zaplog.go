@@ -1,6 +1,4 @@
-// Package slogzap hands what a library logs through zap to a slog.Logger, from warnings on: etcd's client and
-// server log through zap, the rest of this program through slog.
-package slogzap
+package embedded
 
 import (
 	"context"
@@ -10,9 +8,9 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// New makes a zap logger that writes warnings and worse to log. It never ends the process: what zap calls
-// fatal is logged as an error and the goroutine that logged it ends.
-func New(log *slog.Logger) *zap.Logger {
+// zapLogger makes a zap logger, which is what etcd writes to, that hands warnings and worse to log. It never
+// ends the process: what zap calls fatal is logged as an error and the goroutine that logged it ends.
+func zapLogger(log *slog.Logger) *zap.Logger {
 	return zap.New(&core{log: log}, zap.WithFatalHook(zapcore.WriteThenGoexit))
 }
 
