@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,6 +50,9 @@ type Builder struct {
 	// Echo gets a copy of the log, for builds in the foreground. Progress is told of the upload. Both may be nil.
 	Echo     io.Writer
 	Progress func(done, total int64)
+
+	// maxLog is lower in tests; 0 is [MaxLog].
+	maxLog int64
 }
 
 // Build builds and publishes one commit. It returns when that is done, with the result; or when it failed, with
@@ -115,7 +119,7 @@ func (b *Builder) begin(req Request) (*run, error) {
 		return fail(fmt.Errorf("build %s: %w", req.ID, err))
 	}
 	defer root.Close()
-	if r.log, err = newLogFile(root, req.ID+".log", b.Echo, MaxLog); err != nil {
+	if r.log, err = newLogFile(root, req.ID+".log", b.Echo, cmp.Or(b.maxLog, MaxLog)); err != nil {
 		return fail(fmt.Errorf("build %s: %w", req.ID, err))
 	}
 	return r, nil

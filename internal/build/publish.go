@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/murmuration/murmuration/release"
@@ -13,6 +14,8 @@ import (
 const (
 	// reportTimeout bounds one report to the control plane, so that a slow one delays no build for long.
 	reportTimeout = 5 * time.Second
+	// maxError bounds the error in a build's record, in bytes. The log has it whole.
+	maxError = 8 << 10
 	// maxPublishPause is the longest pause between two tries to publish.
 	maxPublishPause = 15 * time.Second
 )
@@ -114,6 +117,9 @@ func (r *run) end(ctx context.Context, err error) Build {
 	default:
 		r.rec.State, r.rec.Error = Failed, err.Error()
 	}
+	if len(r.rec.Error) > maxError {
+		r.rec.Error = strings.ToValidUTF8(r.rec.Error[:maxError], "") + "..."
+	}
 	if err != nil {
 		r.log.say("%s: %v", r.rec.State, err)
 	}
@@ -140,5 +146,18 @@ func (r *run) finishLog() {
 		close(r.done)
 		<-r.shipped
 		r.done = nil
+	}
+}
+
+// Announce tells the control plane of a build that waits. It is best effort, like every report.
+func (b *Builder) Announce(ctx context.Context, req Request) {
+	ctx, stop := context.WithTimeout(ctx, reportTimeout)
+	defer stop()
+	rec := Build{
+		ID: req.ID, Repo: req.RepoName, Commit: req.Commit, Ref: req.Ref, State: Queued,
+		Builder: b.host() + " " + b.Signer.KeyID(), QueuedAt: req.QueuedAt,
+	}
+	if _, err := b.Publisher.Report(ctx, rec); err != nil {
+		b.Log.Warn("the waiting build was not reported", "build", req.ID, "error", err)
 	}
 }

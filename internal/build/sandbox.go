@@ -136,7 +136,7 @@ func exitOf(err error) sandboxExit {
 
 // confineAndExec limits this process and turns it into the build command. It returns only on failure.
 func confineAndExec(spec sandboxSpec, status *os.File) error {
-	syscall.CloseOnExec(statusFD)
+	closeOnExec(statusFD)
 	syscall.Umask(0o022)
 	how, err := confine(spec)
 	switch {

@@ -170,6 +170,16 @@ func resolved(paths []string) []string {
 	return out
 }
 
+// closeOnExec keeps every descriptor from the first on from the command: what a careless parent left open, too.
+func closeOnExec(first int) {
+	if unix.CloseRange(uint(first), 1<<31-1, unix.CLOSE_RANGE_CLOEXEC) == nil {
+		return
+	}
+	for fd := first; fd < 256; fd++ { // before Linux 5.11
+		unix.CloseOnExec(fd)
+	}
+}
+
 // adoptOrphans makes this process the parent of every descendant whose own parent ends (PR_SET_CHILD_SUBREAPER),
 // so that none gets away by daemonising.
 func adoptOrphans() {

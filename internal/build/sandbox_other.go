@@ -4,12 +4,20 @@ package build
 
 import (
 	"errors"
+	"syscall"
 	"time"
 )
 
 // confine has no Landlock to use here.
 func confine(sandboxSpec) (string, error) {
 	return "", errors.New("only Linux can confine a build (Landlock)")
+}
+
+// closeOnExec keeps every descriptor from the first on from the command.
+func closeOnExec(first int) {
+	for fd := first; fd < 256; fd++ {
+		syscall.CloseOnExec(fd)
+	}
 }
 
 // adoptOrphans does nothing here: only the build's process group is killed.
