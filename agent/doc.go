@@ -1,0 +1,2 @@
+// Package agent is the host's side of a deployment.
+package agent
