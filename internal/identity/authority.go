@@ -20,8 +20,6 @@ type Config struct {
 	CA    *CA
 	// Log defaults to one that discards.
 	Log *slog.Logger
-	// Version is what WhoAmI says about the server.
-	Version string
 	// Seeders are the base URLs that joining hosts are told.
 	Seeders []string
 	// SessionTTL is how long a log-in lasts without use. Default 12 h; in use it lasts at most 7 days.
@@ -36,7 +34,6 @@ type Authority struct {
 	store   record.Store
 	ca      *CA
 	log     *slog.Logger
-	version string
 	seeders []string
 	ttl     time.Duration
 
@@ -68,7 +65,7 @@ func New(cfg Config) (*Authority, error) {
 		cfg.SessionTTL = defaultSession
 	}
 	a := &Authority{
-		store: cfg.Store, ca: cfg.CA, log: cfg.Log, version: cfg.Version, seeders: cfg.Seeders, ttl: cfg.SessionTTL,
+		store: cfg.Store, ca: cfg.CA, log: cfg.Log, seeders: cfg.Seeders, ttl: cfg.SessionTTL,
 		trust:  NewTrust(cfg.CA.Certificate()),
 		logins: newLimiter(5, 30*time.Second),
 		from:   newLimiter(30, 2*time.Second),
@@ -79,8 +76,8 @@ func New(cfg Config) (*Authority, error) {
 	return a, nil
 }
 
-// Init prepares the store: it stores the CA's certificate, or checks that the fleet's is ours, and makes sure that
-// there is a trust bundle. Every server calls it once at its start, with retries of its own.
+// Init prepares the store: it stores the CA's certificate, or checks that the fleet's is ours, makes sure that
+// there is a trust bundle, and reads the revocations. Every server calls it once at its start, with retries of its own.
 func (a *Authority) Init(ctx context.Context) error {
 	if err := a.initCA(ctx); err != nil {
 		return fmt.Errorf("identity: %w", err)

@@ -190,11 +190,11 @@ func (t *Trust) VerifyRelease(m release.Manifest, manifestBytes, envelope []byte
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", ErrUntrusted, err)
 	}
-	why := error(nil)
+	var why []string
 	for _, s := range env.Signatures {
 		key, ok := t.current.Load().keys[s.KeyID]
 		if !ok {
-			why = errors.Join(why, fmt.Errorf("key %.64q is not in the trust bundle (version %d): an admin adds it with `murmur builder add`", s.KeyID, t.Version()))
+			why = append(why, fmt.Sprintf("key %.64q is not in the trust bundle (version %d): an admin adds it with `murmur builder add`", s.KeyID, t.Version()))
 			continue
 		}
 		payload, err := openDSSE(env, edKey{pub: key.Public})
@@ -207,9 +207,9 @@ func (t *Trust) VerifyRelease(m release.Manifest, manifestBytes, envelope []byte
 		if err == nil {
 			return key.KeyID, nil
 		}
-		why = errors.Join(why, fmt.Errorf("key %s (%s): %w", key.KeyID, key.Name, err))
+		why = append(why, fmt.Sprintf("key %s (%s): %v", key.KeyID, key.Name, err))
 	}
-	return "", fmt.Errorf("%w: %w", ErrUntrusted, why)
+	return "", fmt.Errorf("%w: %s", ErrUntrusted, strings.Join(why, "; "))
 }
 
 // VerifyPublish is [Trust.VerifyRelease] for a release that is new at time now: the key must be valid now too,
