@@ -44,7 +44,6 @@ func (d *draft) pauseAsked(e PauseAsked) error {
 	}
 	d.noteCommand(e.By, "pause"+because(e.Reason))
 	d.wait(Paused, CausePerson, "paused by "+orUnnamed(e.By)+because(e.Reason))
-	d.tell(fmt.Sprintf("%s: rollout of %s %s", d.s.Plan.Service, d.s.Plan.Release, d.s.Reason))
 	return nil
 }
 
@@ -56,7 +55,6 @@ func (d *draft) stop(e Stopped) {
 	}
 	d.noteCommand(e.By, "emergency stop"+because(e.Reason))
 	d.wait(Paused, CauseStop, "emergency stop by "+orUnnamed(e.By)+because(e.Reason))
-	d.tell(fmt.Sprintf("%s: rollout of %s halted: %s", d.s.Plan.Service, d.s.Plan.Release, d.s.Reason))
 }
 
 // resumeAsked ends a pause, also that of the emergency stop. Hosts that were held up start their deadline again.
@@ -75,7 +73,7 @@ func (d *draft) resumeAsked(e ResumeAsked) error {
 		}
 	}
 	d.noteCommand(e.By, "resume")
-	d.resume("")
+	d.resume("resumed by " + orUnnamed(e.By))
 	return nil
 }
 
@@ -127,7 +125,11 @@ func (d *draft) abort(reason string) {
 		d.emit(Effect{Kind: LockService, Text: d.s.Reason})
 	}
 	d.emit(Effect{Kind: FreeSlot})
-	d.tell(fmt.Sprintf("%s: rollout of %s %s; %s left as they are", d.s.Plan.Service, d.s.Plan.Release, d.s.Reason, plural(touched, "touched host")))
+	text := fmt.Sprintf("%s: rollout of %s %s", d.s.Plan.Service, d.s.Plan.Release, d.s.Reason)
+	if touched > 0 {
+		text += fmt.Sprintf("; it was on %s, which stay as they are", plural(touched, "host"))
+	}
+	d.tell(text)
 }
 
 // rollbackAsked is the way back, open in every phase: a rollout that has not begun is aborted instead. Asking

@@ -80,21 +80,26 @@ func (d *draft) enter(p Phase, reason string) {
 	d.note(Entry{Kind: "phase", Text: string(p) + because(reason)})
 }
 
-// wait parks the rollout in Paused or Holding; what it was doing is where it resumes.
+// wait parks the rollout in Paused or Holding; what it was doing is where it resumes. People are told once,
+// and not about a question that was only just asked.
 func (d *draft) wait(p Phase, cause Cause, reason string) {
 	resume := d.s.Phase
 	if d.s.Resume != "" {
 		resume = d.s.Resume
 	}
 	reason = clip(reason)
-	if d.s.Phase == p && d.s.Cause == cause {
-		if d.s.Reason != reason {
-			d.s.Reason, d.changed = reason, true
-		}
-		return
+	said := d.s.Reason != asking
+	switch {
+	case d.s.Phase != p || d.s.Cause != cause:
+		d.enter(p, reason)
+		d.s.Resume, d.s.Cause = resume, cause
+		said = false
+	case d.s.Reason != reason:
+		d.s.Reason, d.changed = reason, true
 	}
-	d.enter(p, reason)
-	d.s.Resume, d.s.Cause = resume, cause
+	if !said && reason != asking {
+		d.tell(fmt.Sprintf("%s: rollout of %s is %s: %s", d.s.Plan.Service, d.s.Plan.Release, p, reason))
+	}
 }
 
 // hold waits for something that ends by itself.

@@ -217,7 +217,7 @@ func (p Plan) checkSteps() (errs []error) {
 		case s.Bake < 0 || s.MaxBake < 0:
 			errs = append(errs, fmt.Errorf("step %d: a negative bake", i+1))
 		case i > 0 && p.Cohort(i) < p.Cohort(i-1):
-			errs = append(errs, fmt.Errorf("step %d: %d hosts are fewer than the %d before", i+1, p.Cohort(i), p.Cohort(i-1)))
+			errs = append(errs, fmt.Errorf("step %d: it covers %s, the step before %d", i+1, plural(p.Cohort(i), "host"), p.Cohort(i-1)))
 		}
 	}
 	if last := p.Cohort(len(p.Steps) - 1); last < len(p.Hosts) {

@@ -33,10 +33,10 @@ func (s *State) target(i int) Target {
 	case ActivatingHost, ActiveHost:
 		return Target{Active: next, Stage: stage(next, home), WayBack: s.Plan.Instant}
 	case RevertingHost, RevertedHost, RevertFailedHost:
-		return Target{Active: home, Stage: stage(home), WayBack: true}
+		return Target{Active: home, Stage: stage(home), WayBack: home != ""}
 	case FailedHost:
 		if !s.Plan.Instant && s.Phase != Complete {
-			return Target{Active: home, Stage: s.carried(home), WayBack: true}
+			return Target{Active: home, Stage: s.carried(home), WayBack: home != ""}
 		}
 		return Target{Active: next, Stage: stage(next, home), WayBack: s.Plan.Instant}
 	}

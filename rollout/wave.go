@@ -20,7 +20,7 @@ func (d *draft) enterStep(step int) {
 // beginStep lets the current step's hosts move, and the judge look.
 func (d *draft) beginStep() {
 	step := d.s.Step
-	text := fmt.Sprintf("step %d of %d: %s", step+1, len(d.s.Plan.Steps), d.s.Plan.BlastRadius(step))
+	text := d.stepName() + ": " + d.radius()
 	d.enter(Activating, text)
 	d.s.StepSince, d.s.Progress = d.now, d.now
 	observe := Effect{Kind: Observe}
@@ -29,6 +29,23 @@ func (d *draft) beginStep() {
 	}
 	d.emit(observe)
 	d.tell(fmt.Sprintf("%s: %s, %s", d.s.Plan.Service, d.s.Plan.Release, text))
+}
+
+// stepName places the current step among all.
+func (d *draft) stepName() string {
+	return fmt.Sprintf("step %d of %d", d.s.Step+1, len(d.s.Plan.Steps))
+}
+
+// radius says which hosts the current step has still to touch. After a promotion over several steps they are
+// more than its own.
+func (d *draft) radius() string {
+	var r fleet.Radius
+	for i := range d.s.Cohort(d.s.Step) {
+		if h := &d.s.Hosts[i]; !h.Gone && !h.Phase.Touched() {
+			r.Add(d.s.Plan.Hosts[i].DC, d.s.Plan.Hosts[i].Rack)
+		}
+	}
+	return r.String()
 }
 
 // activating moves the hosts of the current step, as many at a time as the limits allow.
@@ -67,13 +84,13 @@ func (d *draft) wave(t *tally) {
 	_, waits := t.next(d.now)
 	switch {
 	case moved > 0 || t.busy > 0:
-		d.resume("")
+		d.resume(d.stepName())
 	case len(t.eligible) > 0 && waits.After(d.now): // a data centre is being watched
-		d.resume("")
+		d.resume(d.stepName())
 	case len(t.eligible) > 0:
 		d.hold(CauseBudget, t.blocked())
 	case t.waiting > 0: // lost hosts may return
-		d.resume("")
+		d.resume(d.stepName())
 	default:
 		d.hold(CauseLost, "no host of the step can be reached")
 	}
