@@ -13,7 +13,7 @@ type Kind string
 const (
 	KindService Kind = "service" // id: service name
 	KindRelease Kind = "release" // id: service/release id
-	KindBuild   Kind = "build"   // id: service/build id
+	KindBuild   Kind = "build"   // id: build id (a build has no service until murmur.yaml was read)
 	KindRollout Kind = "rollout" // id: service/rollout id
 	KindHost    Kind = "host"    // id: host id
 	KindUser    Kind = "user"    // id: user name
