@@ -132,7 +132,7 @@ func pinnedConfig(fingerprint string) *tls.Config {
 		MinVersion:         tls.VersionTLS13,
 		InsecureSkipVerify: true, // verified in VerifyConnection
 		VerifyConnection: func(cs tls.ConnectionState) error {
-			i := slices.IndexFunc(cs.PeerCertificates, func(c *x509.Certificate) bool { return Fingerprint(c) == fingerprint })
+			i := slices.IndexFunc(cs.PeerCertificates, func(c *x509.Certificate) bool { return c.IsCA && Fingerprint(c) == fingerprint })
 			if i < 0 {
 				return errors.New("the server does not belong to the fleet that made the token: check the address, or ask for a new token")
 			}
