@@ -18,8 +18,12 @@ import (
 func TestSafety(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		h := newHistory(t)
-		for range rapid.IntRange(5, 120).Draw(t, "events") {
-			h.happen(h.draw())
+		for range rapid.IntRange(20, 60).Draw(t, "events") {
+			if rapid.IntRange(0, 2).Draw(t, "steady") > 0 {
+				h.work()
+			} else {
+				h.happen(h.draw())
+			}
 		}
 		h.checkEnds()
 	})
@@ -58,7 +62,7 @@ func drawPlan(t *rapid.T) rollout.Plan {
 		ID: "R", Service: "web", Release: "r2", Stable: rapid.SampledFrom([]string{"r1", ""}).Draw(t, "stable"),
 		Instant: rapid.IntRange(0, 9).Draw(t, "instant") == 0, NeedVerdict: rapid.Bool().Draw(t, "verdicts"),
 		Limits: rollout.Limits{
-			MaxUnavailable:        rapid.IntRange(1, 4).Draw(t, "max"),
+			MaxUnavailable:        rapid.IntRange(1, 6).Draw(t, "max"),
 			MaxUnavailablePerRack: rapid.IntRange(1, 3).Draw(t, "max per rack"),
 			AcrossRacks:           rapid.Bool().Draw(t, "across racks"),
 			AcrossDCs:             rapid.Bool().Draw(t, "across dcs"),
@@ -132,6 +136,26 @@ func (h *history) draw() rollout.Event {
 	}
 	h.now = h.now.Add(rapid.SampledFrom([]time.Duration{time.Second, 10 * time.Second, time.Minute, 6 * time.Minute}).Draw(t, "pass"))
 	return rollout.Tick{At: rollout.At(h.now)}
+}
+
+// work is what goes right: everyone on the move succeeds, time passes, the gate is open, the judge content.
+func (h *history) work() {
+	for i, host := range h.s.Hosts {
+		if host.Phase == rollout.ActivatingHost && !host.Lost && rapid.IntRange(0, 3).Draw(h.t, "succeeds") > 0 {
+			h.happen(rollout.HostActivated{At: rollout.At(h.now), Host: h.s.Plan.Hosts[i].ID, Release: "r2"})
+		}
+	}
+	if h.s.Cause == rollout.CauseGate {
+		h.happen(rollout.GateDecided{At: rollout.At(h.now), Decision: rollout.GateOpen})
+	}
+	if h.s.Phase == rollout.Baking && h.s.Plan.NeedVerdict {
+		h.happen(rollout.VerdictGiven{At: rollout.At(h.now), Step: h.s.Step, Verdict: rollout.Pass})
+	}
+	h.now = h.now.Add(5 * time.Second)
+	if at, ok := h.s.NextTimer(h.now); ok && at.Before(h.now.Add(2*time.Minute)) {
+		h.now = at
+	}
+	h.happen(rollout.Tick{At: rollout.At(h.now)})
 }
 
 // moving reports success of a host that is on the move, if there is one.

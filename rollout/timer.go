@@ -35,14 +35,16 @@ func (t *timers) addHosts(s *State) {
 	limits := s.Plan.Limits
 	for i := range s.Hosts {
 		h := &s.Hosts[i]
-		switch {
-		case h.Gone:
-		case h.Lost:
-			t.add(h.LostSince.Add(limits.HealthyDeadline))
-		case h.Phase == ActivatingHost:
-			t.add(h.Since.Add(limits.HealthyDeadline))
-		case h.Phase == ActiveHost:
+		if h.Gone {
+			continue
+		}
+		if h.Phase == ActiveHost {
 			t.add(h.Since.Add(limits.MinHealthy))
+		}
+		if h.Lost {
+			t.add(h.LostSince.Add(limits.HealthyDeadline))
+		} else if h.Phase == ActivatingHost {
+			t.add(h.Since.Add(limits.HealthyDeadline))
 		}
 	}
 }
