@@ -1,0 +1,154 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/murmuration/murmuration/internal/client"
+	pb "github.com/murmuration/murmuration/proto/murmur/v1"
+)
+
+// host is one demo host: a real agent process with a folder and a port of its own.
+type host struct {
+	name, rack, dc string
+	root           string
+	url            string // where its service answers
+	config         string // the agent's configuration file
+	mu             sync.Mutex
+	cmd            *exec.Cmd
+	exited         chan struct{}
+}
+
+// hosts is the demo fleet.
+type hosts struct {
+	binary string // murmur-agent
+	dir    string
+	client *client.Client
+	seeder string
+	all    []*host
+}
+
+// agentBinary finds murmur-agent: beside this binary, or on the PATH.
+func agentBinary() (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	beside := filepath.Join(filepath.Dir(self), "murmur-agent")
+	if _, err := os.Stat(beside); err == nil {
+		return beside, nil
+	}
+	found, err := exec.LookPath("murmur-agent")
+	if err != nil {
+		return "", fmt.Errorf("murmur-agent is neither beside %s nor on the PATH: build both with `make build`", self)
+	}
+	return found, nil
+}
+
+// add joins one host to the fleet and starts its agent.
+func (f *hosts) add(ctx context.Context, name, rack, dc string) (*host, error) {
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	h := &host{name: name, rack: rack, dc: dc, root: filepath.Join(f.dir, name), url: "http://" + port + "/"}
+	if err := os.MkdirAll(h.root, 0o700); err != nil {
+		return nil, err
+	}
+	token, err := f.client.Identity.CreateJoinToken(ctx, connect.NewRequest(&pb.CreateJoinTokenRequest{
+		HostName: name, Labels: map[string]string{"rack": rack, "dc": dc},
+	}))
+	if err != nil {
+		return nil, fmt.Errorf("join token for %s: %w", name, err)
+	}
+	join := exec.CommandContext(ctx, f.binary, "join", "--seeder", f.seeder, "--token", token.Msg.Token, "--root", h.root, "--name", name)
+	if out, err := join.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("%s joins: %w\n%s", name, err, out)
+	}
+	h.config = filepath.Join(h.root, "agent.yaml")
+	conf := fmt.Sprintf("root: %s\nseeders: [%s]\nswarm_listen: 127.0.0.1:0\nlisten:\n  hello/http: %s\n", h.root, f.seeder, port)
+	if err := os.WriteFile(h.config, []byte(conf), 0o600); err != nil {
+		return nil, err
+	}
+	f.all = append(f.all, h)
+	return h, h.start(f.binary)
+}
+
+// freePort reserves a loopback port by binding it for a moment.
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
+
+// start runs the agent; its log goes to a file in the host's folder.
+func (h *host) start(binary string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	log, err := os.OpenFile(filepath.Join(h.root, "agent.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := exec.Command(binary, "run", "--config", h.config)
+	cmd.Stdout, cmd.Stderr = log, log
+	// A group of its own: Ctrl-C on the terminal reaches the demo, which then stops the agents in order.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	exited := make(chan struct{})
+	h.cmd, h.exited = cmd, exited
+	go func() {
+		defer close(exited)
+		_ = cmd.Wait()
+	}()
+	return nil
+}
+
+// signal sends a signal to the agent and waits until it is gone.
+func (h *host) signal(ctx context.Context, sig os.Signal) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.cmd == nil {
+		return nil
+	}
+	if err := h.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case <-h.exited:
+		h.cmd = nil
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// stopAll ends every agent and, with it, the services it runs.
+func (f *hosts) stopAll() {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, h := range f.all {
+		wg.Go(func() {
+			if h.signal(ctx, syscall.SIGTERM) != nil {
+				_ = h.signal(context.Background(), syscall.SIGKILL)
+			}
+		})
+	}
+	wg.Wait()
+}
