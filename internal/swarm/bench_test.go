@@ -1,0 +1,61 @@
+package swarm
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+)
+
+// BenchmarkFlashCrowd starts 20 hosts at once on a file of 32 MiB over mutual TLS, all in this process. "capped" gives
+// every peer 4 MiB/s up, so the physical bound is the seeder's 8 s; copies is what the seeder sent over the file's size.
+// Run with -benchtime 1x.
+func BenchmarkFlashCrowd(b *testing.B) {
+	const size = 32 << 20
+	for name, rate := range map[string]int64{"uncapped": 0, "capped": 4 << 20} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				last, copies := flashCrowd(b, 20, size, rate)
+				b.ReportMetric(copies, "copies")
+				if rate > 0 {
+					b.ReportMetric(last.Seconds()/(float64(size)/float64(rate)), "x-bound")
+				}
+				b.ReportMetric(last.Seconds(), "last-s")
+			}
+		})
+	}
+}
+
+// flashCrowd returns when the last of n hosts was done, and the copies that the seeder sent.
+func flashCrowd(tb testing.TB, n, size int, rate int64) (last time.Duration, copies float64) {
+	ca := newCA(tb)
+	src, content := randomFile(tb, size, 60)
+	conf := ca.config("seeder:a")
+	conf.UpRate, conf.MaxPeers = rate, 2*n
+	seeder := start(tb, conf)
+	seed(tb, seeder, src)
+	var hosts []*Engine
+	peers := []Peer{seeder.peer()}
+	for i := range n {
+		conf := ca.config(fmt.Sprintf("host-%d", i))
+		conf.UpRate = rate
+		h := start(tb, conf)
+		hosts, peers = append(hosts, h), append(peers, h.peer())
+	}
+	began := time.Now()
+	var wg sync.WaitGroup
+	for _, h := range hosts {
+		dst := at(tb, src, peers...)
+		wg.Go(func() {
+			if err := h.Fetch(tb.Context(), dst, nil); err != nil {
+				tb.Errorf("%s: %v", h.cfg.Name, err)
+				return
+			}
+			sameContent(tb, dst.Path, content)
+		})
+	}
+	wg.Wait()
+	last = time.Since(began)
+	st, _ := seeder.Stats(src.Infohash)
+	return last, float64(st.Uploaded) / float64(size)
+}
