@@ -48,7 +48,7 @@ strategy:
     - dial: 10000
   max_unavailable: 100%%
   max_unavailable_per_rack: 100%%
-  min_healthy: 0s
+  min_healthy: 1ms
   across_racks: true
   across_dcs: true
 `
