@@ -108,3 +108,30 @@ type Script struct {
 	Took      time.Duration `json:"took,omitempty"`
 	Error     string        `json:"error,omitempty"`
 }
+
+// KindRequest remembers which rollout a request started; id: service/digest of the request id.
+const KindRequest Kind = "request"
+
+// Request is the stored form of a start that was asked for, so that asking again starts nothing. Version 1.
+type Request struct {
+	Rollout string    `json:"rollout"`
+	At      time.Time `json:"at"`
+}
+
+// Current is the form's version.
+func (Request) Current() int { return 1 }
+
+// Seeder is the stored form of where one seeder is, under KindFleet and "seeder/" with its id, written when it
+// starts: other seeders and hosts reach it there. Version 1.
+type Seeder struct {
+	ID      string    `json:"id"`
+	Address string    `json:"address"` // of the API, host:port
+	Swarm   string    `json:"swarm"`   // of its torrent engine, host:port
+	Started time.Time `json:"started"`
+}
+
+// Current is the form's version.
+func (Seeder) Current() int { return 1 }
+
+// SeederKey is where a seeder says where it is.
+func SeederKey(id string) Key { return Key{Kind: KindFleet, ID: "seeder/" + id} }
