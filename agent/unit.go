@@ -30,8 +30,10 @@ type unit struct {
 	journal install.Journal
 	runners map[release.Runner]runner.Runner
 	kind    release.Runner // of what runs
-	watch   context.CancelFunc
-	drift   []string
+	// firstPort is the name of its first port, where its counters are looked for.
+	firstPort string
+	watch     context.CancelFunc
+	drift     []string
 
 	// changed is poked when a runner or a health check has news.
 	changed chan struct{}
@@ -79,17 +81,22 @@ func (u *unit) poke() {
 	}
 }
 
-func (u *unit) publish(busy bool) {
-	ready, err := u.dir.List()
+// ready lists the releases on disk, oldest first.
+func (u *unit) ready() []string {
+	ids, err := u.dir.List()
 	if err != nil {
 		u.log.Error("list releases", "err", err)
 	}
-	s := snapshot{Service: u.name, Journal: u.journal, Busy: busy, Ready: ready, Drift: u.drift, Ill: u.illness()}
+	return ids
+}
+
+func (u *unit) publish(busy bool) {
+	s := snapshot{Service: u.name, Journal: u.journal, Busy: busy, Ready: u.ready(), Drift: u.drift, Ill: u.illness()}
 	s.Journal.Last.Scripts = slices.Clone(s.Journal.Last.Scripts)
 	if r := u.runners[u.kind]; r != nil {
 		s.Run = r.Status()
 	}
-	s.Metrics = u.cfg.Metrics[u.name]
+	s.Metrics = cmp.Or(u.cfg.Metrics[u.name], metricsURL(s.Run.Addrs, u.firstPort))
 	u.report(s)
 }
 
@@ -197,6 +204,7 @@ func (u *unit) watchHealth(l live) {
 	ctx, cancel := context.WithCancel(context.Background())
 	u.watch = cancel
 	checks := u.checks(l)
+	u.firstPort = checks.First
 	go checks.Watch(ctx, func(err error) {
 		if ctx.Err() == nil {
 			u.setIllness(err)

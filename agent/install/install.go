@@ -70,6 +70,12 @@ func Open(root *os.Root, service string, step func(point string)) (*Dir, error) 
 	return d, nil
 }
 
+// View reads a service's folder without changing anything in it, not even what a crash left. Root stays the
+// caller's; nothing that changes the folder may be called.
+func View(root *os.Root, service string) *Dir {
+	return &Dir{root: root, service: service, step: func(string) {}}
+}
+
 func (d *Dir) prepare() error {
 	for _, name := range []string{releasesDir, manifestsDir} {
 		if err := d.root.MkdirAll(name, 0o755); err != nil {

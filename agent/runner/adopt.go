@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"slices"
 
 	"github.com/murmuration/murmuration/internal/durable"
@@ -186,4 +187,24 @@ func reclaimPort(had []socket, port release.Port, from []*proc) (socket, error) 
 		}
 	}
 	return socket{}, err
+}
+
+// Found says what of the service whose folder root is runs now, by its record alone. It changes nothing.
+func Found(root *os.Root) Status {
+	b, err := root.ReadFile(runFile)
+	if err != nil {
+		// Not a process: commands that ran during this boot count as running, see Commands.
+		boot, err := root.ReadFile(bootFile)
+		return Status{Running: err == nil && string(boot) == bootID()}
+	}
+	var rec runRecord
+	if err := json.Unmarshal(b, &rec); err != nil || rec.Boot != bootID() {
+		return Status{}
+	}
+	for _, in := range rec.Instances {
+		if start, live := startTicks(in.PID); in.PID != 0 && live && start == in.Start {
+			return Status{Running: true, Release: in.Release, PID: in.PID, Addrs: addrs(rec.Sockets)}
+		}
+	}
+	return Status{}
 }
