@@ -61,7 +61,7 @@
 //
 // # Cost and testing
 //
-// A Step copies the hosts at most once and looks over them a few times: well under a millisecond for 10,000 hosts
+// A Step copies the hosts at most once and looks over them a few times: about a millisecond for 10,000 hosts
 // (BenchmarkStep10000). testdata holds transcripts of whole lives, to be read as stories and regenerated with
 // "go test -run Transcripts -rewrite"; TestSafety plays random histories against the promises above.
 //

@@ -118,7 +118,7 @@ func (h *history) draw() rollout.Event {
 		return rollout.HostReturned{At: at, Host: host.ID}
 	case 19:
 		return rollout.HostRemoved{At: at, Host: host.ID}
-	case 20:
+	case 20, 32, 33:
 		return rollout.GateDecided{At: at, Decision: rollout.GateClosed, Reason: "burn rate"}
 	case 21, 22, 23, 24:
 		return rollout.GateDecided{At: at, Decision: rollout.GateOpen}
@@ -129,7 +129,9 @@ func (h *history) draw() rollout.Event {
 		return rollout.VerdictGiven{At: at, Step: h.s.Step, Verdict: verdict}
 	case 28, 29, 30:
 		return h.drawCommand(at)
-	case 31, 32:
+	case 34:
+		return h.loseRack(host.Place())
+	case 31:
 		if len(h.s.Outbox) > 0 {
 			return rollout.EffectDone{At: at, Key: rapid.SampledFrom(h.s.Outbox).Draw(t, "effect").Key}
 		}
@@ -156,6 +158,18 @@ func (h *history) work() {
 		h.now = at
 	}
 	h.happen(rollout.Tick{At: rollout.At(h.now)})
+}
+
+// loseRack loses every host of a rack; the last is left to the caller.
+func (h *history) loseRack(place string) rollout.Event {
+	var last rollout.Event = rollout.Tick{At: rollout.At(h.now)}
+	for _, host := range h.s.Plan.Hosts {
+		if host.Place() == place {
+			h.happen(last)
+			last = rollout.HostLost{At: rollout.At(h.now), Host: host.ID}
+		}
+	}
+	return last
 }
 
 // moving reports success of a host that is on the move, if there is one.
@@ -192,6 +206,7 @@ func (h *history) happen(e rollout.Event) {
 	if got := h.encode(before); got != frozen {
 		h.t.Fatalf("%T changed its input:\n%s", e, cmp.Diff(frozen, got))
 	}
+	h.checkFork(before, next)
 	h.checkRestart(frozen, e, next, effects)
 	if err != nil && h.encode(next) != frozen {
 		h.t.Fatalf("%T was refused (%v) and changed the state", e, err)
@@ -202,8 +217,24 @@ func (h *history) happen(e rollout.Event) {
 	h.s = next
 	h.checkEffects(effects)
 	h.checkMoves(before, e)
+	h.checkFail(before)
 	h.checkTerminal(before, e)
 	h.checkTimer()
+}
+
+// checkFork steps twice from one state: the two next states must not write into each other.
+func (h *history) checkFork(before, next rollout.State) {
+	want := h.encode(next)
+	for _, e := range []rollout.Event{
+		rollout.PauseAsked{At: rollout.At(h.now), By: "eve"},
+		rollout.RollbackAsked{At: rollout.At(h.now), By: "eve"},
+		rollout.HostLost{At: rollout.At(h.now), Host: "h0"},
+	} {
+		rollout.Step(before, e)
+	}
+	if got := h.encode(next); got != want {
+		h.t.Fatalf("another step from the same state changed this one's result:\n%s", cmp.Diff(want, got))
+	}
 }
 
 func (h *history) encode(s rollout.State) string {
@@ -320,6 +351,19 @@ func (h *history) checkBudgets(e rollout.Event) {
 	}
 	if !l.AcrossRacks && len(open) > len(dcs) {
 		h.t.Fatalf("%T: several racks of a data centre at once: %v", e, slices.Collect(maps.Keys(open)))
+	}
+}
+
+// checkFail: a Fail that is heard turns the rollout back at once, or when the emergency stop is lifted.
+func (h *history) checkFail(before rollout.State) {
+	s := h.s
+	if s.Verdict != rollout.Fail || before.Phase.Terminal() || s.Cause == rollout.CauseStop {
+		return
+	}
+	switch s.Phase {
+	case rollout.RollingBack, rollout.RolledBack, rollout.Failed, rollout.Aborted:
+	default:
+		h.t.Fatalf("the judge said fail and the rollout is %s", s.Phase)
 	}
 }
 
