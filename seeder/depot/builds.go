@@ -250,6 +250,7 @@ func (d *Depot) AppendBuildLog(ctx context.Context, req *connect.Request[murmurv
 	if err != nil {
 		return nil, fmt.Errorf("append build log: %w", err)
 	}
+	d.announce(b)
 	return connect.NewResponse(&murmurv1.AppendBuildLogResponse{Size: size, Cancelled: b.State == buildCancelled}), nil
 }
 
@@ -264,6 +265,9 @@ func (d *Depot) WatchBuild(ctx context.Context, req *connect.Request[murmurv1.Wa
 // watchBuild sends the build and its log from offset whenever either changed, until the build has ended and its
 // log was sent to the end.
 func (d *Depot) watchBuild(ctx context.Context, id string, offset int64, send func(*murmurv1.WatchBuildResponse) error) error {
+	if _, err := d.getBuild(ctx, id); err != nil {
+		return err
+	}
 	var last record.Build
 	for first := true; ; first = false {
 		changed := d.log(id).next() // taken before looking, so that no change is missed

@@ -74,6 +74,9 @@ type Depot struct {
 	// is removed between the check for it and the record that needs it.
 	publishing sync.Mutex
 
+	// appending is held while a log is written.
+	appending sync.Mutex
+
 	mu      sync.Mutex
 	uploads map[release.Digest]*upload
 	logs    map[string]*buildLog

@@ -19,14 +19,13 @@ const logCut = "\n[the log is cut here: it is longer than 64 MiB]\n"
 
 func logName(build string) string { return logDir + "/" + build + ".log" }
 
-// buildLog serialises the writers of one log and wakes its watchers.
+// buildLog wakes the watchers of one build.
 type buildLog struct {
-	writing sync.Mutex
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced by wake
 }
 
-// log returns the build's log; it lives as long as the depot, and holds no file open.
+// log returns what wakes the watchers of a build that exists.
 func (d *Depot) log(build string) *buildLog {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -38,8 +37,7 @@ func (d *Depot) log(build string) *buildLog {
 	return l
 }
 
-// forgetLog lets go of a finished build's log after its watchers were woken. Writers and watchers that come
-// later just make another.
+// forgetLog lets go of an ended build and wakes its watchers. Those that come later just make another.
 func (d *Depot) forgetLog(build string) {
 	l := d.log(build)
 	d.mu.Lock()
@@ -73,11 +71,10 @@ func (d *Depot) logSize(build string) int64 {
 
 // appendLog appends data that belongs at offset and returns how long the log is for the builder. Bytes that came
 // before are not written twice; bytes that would leave a gap are not written, and the size says from where to
-// send. Beyond maxLog bytes are taken and thrown away, so that a chatty build does not fail by its log.
+// send. Appends are short, so one lock for all logs does. Beyond maxLog bytes are taken and thrown away, so that a chatty build does not fail by its log.
 func (d *Depot) appendLog(build string, offset int64, data []byte) (int64, error) {
-	l := d.log(build)
-	l.writing.Lock()
-	defer l.writing.Unlock()
+	d.appending.Lock()
+	defer d.appending.Unlock()
 	f, err := d.root.OpenFile(logName(build), os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return 0, err
@@ -97,7 +94,6 @@ func (d *Depot) appendLog(build string, offset int64, data []byte) (int64, error
 	room := maxLog - int64(len(logCut)) - size
 	if int64(len(data)) <= room {
 		_, err = f.Write(data)
-		l.wake()
 		return size + int64(len(data)), err
 	}
 	end := size + int64(len(data))
@@ -106,7 +102,6 @@ func (d *Depot) appendLog(build string, offset int64, data []byte) (int64, error
 	if err == nil {
 		err = f.Truncate(maxLog) // exactly, so that the log counts as full
 	}
-	l.wake()
 	return end, err
 }
 
