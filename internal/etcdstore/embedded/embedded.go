@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
+	"google.golang.org/grpc"
 
 	"github.com/murmuration/murmuration/internal/record"
 )
@@ -55,6 +56,9 @@ type Server struct {
 	lock      *os.File
 	socketDir string // removed at Stop, "" if the sockets are in the data folder
 	stop      sync.Once
+	// stopping ends when Stop begins.
+	stopping context.Context
+	endAll   context.CancelFunc
 }
 
 // Start runs a server and returns when it serves requests, or ctx ends. The server runs until Stop, not until
@@ -76,6 +80,7 @@ func start(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{}
+	s.stopping, s.endAll = context.WithCancel(context.WithoutCancel(ctx))
 	if s.lock, err = lockDir(dir); err != nil {
 		return nil, err
 	}
@@ -84,7 +89,7 @@ func start(ctx context.Context, cfg Config) (*Server, error) {
 		s.release()
 		return nil, err
 	}
-	if s.etcd, err = embed.StartEtcd(conf); err != nil {
+	if s.etcd, err = startEtcd(conf, cfg.Logger); err != nil {
 		s.release()
 		return nil, err
 	}
@@ -104,6 +109,21 @@ func start(ctx context.Context, cfg Config) (*Server, error) {
 	return s, nil
 }
 
+// startEtcd turns what etcd would end the process for or trip over, such as damaged files, into an error.
+func startEtcd(conf *embed.Config, log *slog.Logger) (etcd *embed.Etcd, err error) {
+	logger, gaveUp := zapLogger(log)
+	conf.ZapLoggerBuilder = embed.NewZapLoggerBuilder(logger)
+	defer func() {
+		broken := recover()
+		if first := gaveUp.first.Load(); first != nil {
+			err = first
+		} else if broken != nil {
+			err = fmt.Errorf("etcd cannot use its data, restore it from a backup: %v", broken)
+		}
+	}()
+	return embed.StartEtcd(conf)
+}
+
 // Endpoints are the addresses for etcdstore.Config.
 func (s *Server) Endpoints() []string { return []string{s.endpoint} }
 
@@ -113,12 +133,14 @@ func (s *Server) Err() <-chan error { return s.etcd.Err() }
 // Stop ends the server and frees its folder. Calling it again does nothing.
 func (s *Server) Stop() {
 	s.stop.Do(func() {
+		s.endAll()
 		s.etcd.Close()
 		s.release()
 	})
 }
 
 func (s *Server) release() {
+	s.endAll()
 	if s.socketDir != "" {
 		_ = os.RemoveAll(s.socketDir) // empty but for stale sockets, in the system's temporary folder
 	}
@@ -133,7 +155,6 @@ func (s *Server) configure(dir string, cfg Config) (*embed.Config, error) {
 		conf.Name = cfg.Name
 	}
 	conf.Dir = filepath.Join(dir, "data")
-	conf.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapLogger(cfg.Logger))
 	conf.AutoCompactionMode, conf.AutoCompactionRetention = embed.CompactorModePeriodic, "1h"
 	conf.QuotaBackendBytes = 4 << 30
 	if cfg.Quota > 0 {
@@ -143,6 +164,7 @@ func (s *Server) configure(dir string, cfg Config) (*embed.Config, error) {
 	conf.SnapshotCount, conf.SnapshotCatchUpEntries = 5000, 500
 	conf.MaxTxnOps, conf.MaxRequestBytes = record.MaxOps+1, 2*record.MaxCommit
 	conf.EnableGRPCGateway = false
+	conf.GRPCAdditionalServerOptions = []grpc.ServerOption{grpc.ChainStreamInterceptor(s.endWithServer)}
 	conf.UnsafeNoFsync = cfg.NoSync
 	conf.WarningApplyDuration, conf.WarningUnaryRequestDuration = time.Second, time.Second
 
@@ -155,6 +177,8 @@ func (s *Server) configure(dir string, cfg Config) (*embed.Config, error) {
 	conf.ListenPeerUrls = []url.URL{{Scheme: "unix", Host: filepath.Join(sockets, "peer.sock")}}
 	conf.AdvertisePeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:2380"}}
 	conf.InitialCluster = conf.InitialClusterFromName(conf.Name)
+	// Health and metrics get a socket of their own, so that requests are served by gRPC without a detour.
+	conf.ListenClientHttpUrls = []url.URL{{Scheme: "unix", Path: filepath.Join(sockets, "http.sock")}}
 	if cfg.ClientAddr != "" {
 		return conf, listenTCP(conf, cfg)
 	}

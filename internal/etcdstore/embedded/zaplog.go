@@ -2,17 +2,38 @@ package embedded
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"sync/atomic"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
-// zapLogger makes a zap logger, which is what etcd writes to, that hands warnings and worse to log. It never
-// ends the process: what zap calls fatal is logged as an error and the goroutine that logged it ends.
-func zapLogger(log *slog.Logger) *zap.Logger {
-	return zap.New(&core{log: log}, zap.WithFatalHook(zapcore.WriteThenGoexit))
+// zapLogger makes a zap logger, which is what etcd writes to, that hands warnings and worse to log. What zap calls
+// fatal is a panic with a [fatalError] instead of an exit: at the start it becomes an error of Start; later it
+// ends the program loudly, because etcd is not made to go on.
+func zapLogger(log *slog.Logger) (*zap.Logger, *fatal) {
+	hook := &fatal{}
+	return zap.New(&core{log: log}, zap.WithFatalHook(hook)), hook
 }
+
+// fatal implements zapcore.CheckWriteHook. It remembers the first fatal entry, since etcd's own clean-up may
+// panic again on the way out.
+type fatal struct{ first atomic.Pointer[fatalError] }
+
+// OnWrite implements zapcore.CheckWriteHook.
+func (f *fatal) OnWrite(e *zapcore.CheckedEntry, fields []zapcore.Field) {
+	err := &fatalError{text: e.Message, fields: fmt.Sprint(args(fields)...)}
+	f.first.CompareAndSwap(nil, err)
+	panic(err)
+}
+
+// fatalError is what etcd could not go on with.
+type fatalError struct{ text, fields string }
+
+// Error implements error.
+func (e *fatalError) Error() string { return fmt.Sprintf("etcd gave up: %s (%s)", e.text, e.fields) }
 
 // core implements zapcore.Core.
 type core struct{ log *slog.Logger }
