@@ -83,5 +83,21 @@ var permissions = map[string]access{
 	v1.IdentityServiceListAuditProcedure:        {role: Viewer},
 	v1.IdentityServiceVerifyAuditProcedure:      {role: Viewer},
 
+	v1.FlagServiceListFlagsProcedure:          {role: Viewer},
+	v1.FlagServiceGetFlagProcedure:            {role: Viewer},
+	v1.FlagServicePutFlagProcedure:            {role: Developer},
+	v1.FlagServiceTurnFlagProcedure:           {role: Developer},
+	v1.FlagServiceDeleteFlagProcedure:         {role: ReleaseManager},
+	v1.FlagServiceKillFlagsProcedure:          {role: Developer}, // the way to safety is easier than the way back
+	v1.FlagServiceRestoreFlagsProcedure:       {role: Ops},
+	v1.FlagServiceListFlagVersionsProcedure:   {role: Viewer},
+	v1.FlagServiceRestoreFlagVersionProcedure: {role: Developer},
+	v1.FlagServiceListSegmentsProcedure:       {role: Viewer},
+	v1.FlagServicePutSegmentProcedure:         {role: Developer},
+	v1.FlagServiceDeleteSegmentProcedure:      {role: ReleaseManager},
+	v1.FlagServiceEvaluateFlagProcedure:       {role: Viewer},
+	v1.FlagServiceFlagUsageProcedure:          {role: Viewer},
+
 	v1.SessionServiceAttachProcedure: {peers: []Kind{KindHost}},
+	v1.LeaderServiceFollowProcedure:  {peers: []Kind{KindSeeder}},
 }
