@@ -21,6 +21,9 @@ const (
 	maxChanges = 200
 	// maxWalk is how many commits are looked at to find them.
 	maxWalk = 20000
+	// walkOn is how many commits more are looked at when only painted ones are left: commits of one second, or of
+	// clocks that lie, may still paint what was found.
+	walkOn = 64
 	// maxStatFiles and maxStatBlob bound the work of counting changed lines: a commit that touches more files,
 	// or a file that is larger, counts as far as it was counted.
 	maxStatFiles = 2000
@@ -79,19 +82,19 @@ func (r *Repo) Changes(ctx context.Context, commit, previous string) ([]release.
 }
 
 // between walks both histories by time, newest first, painting what base reaches, until only painted commits
-// are left to walk: git's own way, exact unless clocks lie by more than the walk is long.
+// are left to walk and walkOn further: git's own way, exact unless clocks lie a lot.
 func (r *Repo) between(ctx context.Context, tip, base *object.Commit) ([]*object.Commit, error) {
 	old := map[plumbing.Hash]bool{base.Hash: true}
 	seen := map[plumbing.Hash]bool{base.Hash: true, tip.Hash: true}
 	queue := &byTime{tip, base}
 	heap.Init(queue)
 	var found []*object.Commit
-	for n := 0; queue.Len() > 0 && n < maxWalk; n++ {
+	for n, extra := 0, walkOn; queue.Len() > 0 && n < maxWalk && extra > 0; n++ {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		if !slices.ContainsFunc(*queue, func(c *object.Commit) bool { return !old[c.Hash] }) {
-			break
+			extra--
 		}
 		c := heap.Pop(queue).(*object.Commit)
 		if !old[c.Hash] {

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -20,6 +21,8 @@ const (
 	maxIssues = 10
 	// maxDepth is how deep a murmur.yaml may nest; the deepest real key is at 5.
 	maxDepth = 32
+	// The YAML library takes time that grows with the square of these; see TestHostileRecipes.
+	maxLines, maxQuotes, maxTokens = 4096, 8192, 16384
 )
 
 // Issue is one thing wrong with a murmur.yaml.
@@ -133,7 +136,15 @@ func (d *recipeDecoder) parse(data []byte) ast.Node {
 		d.fail(position{1, 1}, "the file is not UTF-8 text")
 		return nil
 	}
+	if len(d.lines) > maxLines || bytes.Count(data, []byte(`"`))+bytes.Count(data, []byte("'")) > maxQuotes {
+		d.fail(position{1, 1}, "more than %d lines or %d quotes; move long scripts to files of their own", maxLines, maxQuotes)
+		return nil
+	}
 	tokens := lexer.Tokenize(string(data))
+	if len(tokens) > maxTokens {
+		d.fail(position{1, 1}, "more than %d values; move what is long to files of its own", maxTokens)
+		return nil
+	}
 	if !d.plain(tokens) {
 		return nil
 	}
