@@ -44,32 +44,34 @@ func (r *Radius) String() string {
 	return fmt.Sprintf("%d hosts", r.hosts) + r.where()
 }
 
-func (r *Radius) where() string {
-	var text strings.Builder
-	for at := range r.racks {
-		switch {
-		case len(r.racks) > 1:
-			fmt.Fprintf(&text, " in %d racks", len(r.racks))
-		case at.rack != "":
-			text.WriteString(" in rack " + at.rack)
-		}
-		break
+func (r *Radius) where() string { return r.inRacks() + r.inDCs() }
+
+func (r *Radius) inRacks() string {
+	if len(r.racks) > 1 {
+		return fmt.Sprintf(" in %d racks", len(r.racks))
 	}
+	for at := range r.racks {
+		if at.rack != "" {
+			return " in rack " + at.rack
+		}
+	}
+	return ""
+}
+
+func (r *Radius) inDCs() string {
 	names := slices.Sorted(maps.Keys(r.dcs))
 	switch {
 	case len(names) > 4:
-		fmt.Fprintf(&text, " of %d dcs", len(names))
+		return fmt.Sprintf(" of %d dcs", len(names))
 	case len(names) > 1:
 		if names[0] == "" {
 			names[0] = "none"
 		}
-		text.WriteString(" of dcs " + strings.Join(names, ", "))
-	case names[0] != "":
-		preposition := " of dc "
-		if text.Len() == 0 {
-			preposition = " in dc "
-		}
-		text.WriteString(preposition + names[0])
+		return " of dcs " + strings.Join(names, ", ")
+	case names[0] == "":
+		return ""
+	case r.inRacks() == "":
+		return " in dc " + names[0]
 	}
-	return text.String()
+	return " of dc " + names[0]
 }
