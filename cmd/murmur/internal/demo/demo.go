@@ -203,7 +203,7 @@ func (d *demo) show(ctx context.Context) error {
 	s := &story{demo: d}
 	for _, st := range steps()[:2] {
 		begun := time.Now()
-		detail, err := st.run(ctx, s)
+		detail, err := st.run(s, ctx)
 		if err != nil {
 			return fmt.Errorf("%s: %w", st.name, err)
 		}

@@ -22,10 +22,10 @@ func (d *demo) extra() []step {
 		return nil
 	}
 	return []step{
-		{"a real tree, compared byte by byte", func(ctx context.Context, s *story) (string, error) {
+		{"a real tree, compared byte by byte", func(s *story, ctx context.Context) (string, error) {
 			return s.deployTree(ctx, "realtree", d.cfg.Real)
 		}},
-		{"20,000 small files, odd names", func(ctx context.Context, s *story) (string, error) {
+		{"20,000 small files, odd names", func(s *story, ctx context.Context) (string, error) {
 			src := filepath.Join(d.cfg.Dir, "odd")
 			if err := makeOddTree(src, 20_000); err != nil {
 				return "", err

@@ -15,7 +15,7 @@ import (
 // step is one verified part of the story. It returns what it saw, for the reader.
 type step struct {
 	name string
-	run  func(ctx context.Context, s *story) (detail string, err error)
+	run  func(s *story, ctx context.Context) (detail string, err error)
 }
 
 // story plays the demo without a human.
@@ -50,7 +50,7 @@ func (d *demo) play(ctx context.Context, extra []step) error {
 	begun := time.Now()
 	for _, st := range append(steps(), extra...) {
 		start := time.Now()
-		detail, err := st.run(ctx, s)
+		detail, err := st.run(s, ctx)
 		if err != nil {
 			detail = strings.TrimSpace(detail + " " + err.Error())
 		}

@@ -29,7 +29,6 @@ import (
 	"github.com/murmuration/murmuration/internal/etcdstore/embedded"
 	"github.com/murmuration/murmuration/internal/identity"
 	"github.com/murmuration/murmuration/internal/record"
-	"github.com/murmuration/murmuration/internal/version"
 	pb "github.com/murmuration/murmuration/proto/murmur/v1"
 	"github.com/murmuration/murmuration/seeder"
 )
@@ -169,7 +168,7 @@ func (p *Plane) openAuthority(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.authority, err = identity.New(identity.Config{Store: p.store, CA: ca, Log: p.cfg.Log, Version: version.Version, Seeders: p.seederURLs()})
+	p.authority, err = identity.New(identity.Config{Store: p.store, CA: ca, Log: p.cfg.Log, Seeders: p.seederURLs()})
 	if err != nil {
 		return err
 	}
