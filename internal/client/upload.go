@@ -89,7 +89,7 @@ func (u *upload) run(ctx context.Context) error {
 			try++
 		}
 		if try >= uploadTries {
-			return errors.Join(errNoProgress, err)
+			return gaveUp(err)
 		}
 		if err == nil && try == 0 {
 			continue
@@ -99,6 +99,14 @@ func (u *upload) run(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// gaveUp is the error after too many tries, the last of which ended with err, which may be nil.
+func gaveUp(err error) error {
+	if err == nil {
+		return errNoProgress
+	}
+	return fmt.Errorf("%w: %w", errNoProgress, err)
 }
 
 // attempt asks where to go on and sends the rest. Done means that the server has everything.

@@ -40,8 +40,9 @@ type Authority struct {
 	cache  *cache
 	trust  *Trust
 	hasher *hasher
-	logins *limiter // by user and address
-	from   *limiter // by address
+	logins *limiter // failed log-ins by user and address
+	from   *limiter // failed log-ins by address
+	joins  *limiter // failed joins by address
 	touch  chan touch
 
 	auditMu sync.Mutex // serialises this process's audited commits; other processes are met by compare-and-swap
@@ -69,6 +70,7 @@ func New(cfg Config) (*Authority, error) {
 		trust:  NewTrust(cfg.CA.Certificate()),
 		logins: newLimiter(5, 30*time.Second),
 		from:   newLimiter(30, 2*time.Second),
+		joins:  newLimiter(30, 2*time.Second),
 		touch:  make(chan touch, 64),
 	}
 	a.cache = newCache(cfg.Store, a.log, a.onTrust)

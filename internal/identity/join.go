@@ -105,14 +105,17 @@ type Joined struct {
 // has joined is refused.
 func (a *Authority) Join(ctx context.Context, token, name string, labels map[string]string, csr []byte) (Joined, error) {
 	origin, _ := ctx.Value(originKey{}).(origin)
-	if !a.from.allow(origin.from) {
+	if a.joins.spent(origin.from) {
 		return Joined{}, ErrTooManyTries
 	}
 	pub, err := csrKey(csr)
 	if err != nil {
 		return Joined{}, err
 	}
-	if err := errors.Join(validHostName(name), validLabels(labels)); err != nil {
+	if err := validHostName(name); err != nil {
+		return Joined{}, err
+	}
+	if err := validLabels(labels); err != nil {
 		return Joined{}, err
 	}
 	spki, err := x509.MarshalPKIXPublicKey(pub)
@@ -147,6 +150,7 @@ func (a *Authority) checkJoinToken(ctx context.Context, token, name, keyHash str
 	}
 	t, rev, err := load[record.JoinToken](ctx, a.store, joinKey(parsed.ID))
 	if errors.Is(err, record.ErrNotFound) || err == nil && !secretFits(t.Secret, parsed.Secret) {
+		a.joins.take(CallerFrom(ctx).From)
 		a.log.Warn("join refused: unknown token", "from", CallerFrom(ctx).From)
 		return t, 0, ErrTokenUnknown
 	}
@@ -170,6 +174,7 @@ func (a *Authority) checkJoinToken(ctx context.Context, token, name, keyHash str
 
 // refuseJoin writes a refusal down, since the token itself was right and may have been stolen.
 func (a *Authority) refuseJoin(ctx context.Context, t record.JoinToken, refusal error) error {
+	a.joins.take(CallerFrom(ctx).From)
 	_, err := a.Commit(ctx, "join.refused", "join/"+t.ID, refusal.Error(), nil, nil)
 	if err != nil {
 		a.log.Error("a refused join was not written down", "token", t.ID, "err", err)

@@ -12,12 +12,12 @@ import (
 func sessionKey(id string) record.Key { return record.Key{Kind: record.KindSession, ID: id} }
 
 // Login checks a password and begins a log-in. The token is the bearer for all further requests; it is not stored.
-// From is the caller's address: tries are limited for each user and address (5, then one in 30 s) and for each
-// address (30, then one in 2 s).
+// Failed tries are limited for each user and address (5, then one in 30 s) and for each address (30, then one
+// in 2 s); the address is the one that [Authority.Middleware] noted.
 func (a *Authority) Login(ctx context.Context, name, password string) (token string, s record.Session, u record.User, err error) {
 	origin, _ := ctx.Value(originKey{}).(origin)
 	key := name + "\x00" + origin.from
-	if !a.from.allow(origin.from) || !a.logins.allow(key) {
+	if !a.from.take(origin.from) || !a.logins.take(key) {
 		a.log.Warn("log-in refused: too many tries", "user", loggable(name), "from", origin.from)
 		return "", s, u, ErrTooManyTries
 	}
@@ -29,6 +29,7 @@ func (a *Authority) Login(ctx context.Context, name, password string) (token str
 		return "", s, u, err
 	}
 	a.logins.reset(key)
+	a.from.giveBack(origin.from)
 	id, secret := newSecret()
 	at := now()
 	s = record.Session{ID: id, User: u.Name, Secret: hashSecret(secret), From: origin.from, Epoch: u.Epoch, CreatedAt: at, ExpiresAt: at.Add(a.ttl)}

@@ -62,6 +62,7 @@ func newServer(t *testing.T) *server {
 	}
 	mux := http.NewServeMux()
 	mux.Handle(murmurv1connect.NewIdentityServiceHandler(New(auth, "v1.2.3"), connect.WithInterceptors(wire.Errors(logger), auth.Interceptor())))
+	mux.Handle(murmurv1connect.NewSessionServiceHandler(sessions{}, connect.WithInterceptors(wire.Errors(logger), auth.Interceptor())))
 	srv := httptest.NewUnstartedServer(auth.Middleware(mux))
 	srv.TLS = identity.ServerConfig(ca.Pool(), cert.Certificate, auth.Revoked)
 	srv.EnableHTTP2 = true
@@ -262,6 +263,70 @@ func TestRemovedHostIsLockedOut(t *testing.T) {
 	}
 	if err := host.Renew(t.Context(), s.url); err == nil {
 		t.Error("a removed host renewed its certificate")
+	}
+}
+
+// sessions is what a session handler does about identity, and nothing else.
+type sessions struct{}
+
+func (sessions) Attach(ctx context.Context, s *connect.BidiStream[v1.AttachRequest, v1.AttachResponse]) error {
+	p, ok := identity.PeerFromContext(ctx)
+	first, err := s.Receive()
+	if err != nil {
+		return err
+	}
+	if claimed := first.GetHello().GetHostId(); !ok || p.Name() != claimed {
+		return wire.Denied("the certificate is of %s, not of %s", p.Name(), claimed)
+	}
+	return s.Send(&v1.AttachResponse{})
+}
+
+// attach opens a session that claims to be a host.
+func attach(t *testing.T, client *http.Client, url, hostID string) error {
+	t.Helper()
+	stream := murmurv1connect.NewSessionServiceClient(client, url).Attach(t.Context())
+	defer stream.CloseResponse()
+	_ = stream.Send(&v1.AttachRequest{Report: &v1.AttachRequest_Hello{Hello: &v1.Hello{HostId: hostID}}}) // Receive says why it failed
+	_, err := stream.Receive()
+	_ = stream.CloseRequest()
+	return err
+}
+
+func TestSessionsNeedTheHostsOwnCertificate(t *testing.T) {
+	s := newServer(t)
+	root := s.login(t, "root", password)
+	one, _ := s.joined(t, root, "web-1")
+	two, _ := s.joined(t, root, "web-2")
+	hc := one.HTTPClient()
+	t.Cleanup(hc.CloseIdleConnections)
+	if err := attach(t, hc, s.url, one.HostID()); err != nil {
+		t.Errorf("with its own certificate: %v", err)
+	}
+	wantCode(t, "with another host's certificate", attach(t, hc, s.url, two.HostID()), connect.CodePermissionDenied)
+	wantCode(t, "without a certificate", attach(t, s.http, s.url, one.HostID()), connect.CodeUnauthenticated)
+}
+
+// TestJoinAfterACrash: host.json is written last, so a host that died before it joins again, as the same host.
+func TestJoinAfterACrash(t *testing.T) {
+	s := newServer(t)
+	resp, err := s.as(s.login(t, "root", password)).CreateJoinToken(t.Context(), connect.NewRequest(&v1.CreateJoinTokenRequest{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "identity")
+	first, err := identity.Join(t.Context(), dir, s.url, resp.Msg.Token, "web-1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Rename(filepath.Join(dir, "host.pem"), filepath.Join(dir, "join-key.pem")), os.Remove(filepath.Join(dir, "host.json"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := identity.OpenHost(dir); !errors.Is(err, identity.ErrNotJoined) {
+		t.Errorf("OpenHost before host.json: %v", err)
+	}
+	again, err := identity.Join(t.Context(), dir, s.url, resp.Msg.Token, "web-1", nil)
+	if err != nil || again.HostID() != first.HostID() {
+		t.Errorf("joining again: %v; want the same host", err)
 	}
 }
 
