@@ -106,7 +106,10 @@ func validateSteps(f fields, steps []Step) {
 		case step.Dial != 0 && step.Dial <= before.Dial:
 			at.at("dial").fail("%d does not widen the step before (%d)", step.Dial, before.Dial)
 		}
-		before.Hosts, before.Dial = max(before.Hosts, step.Hosts), max(before.Dial, step.Dial)
+		before.Hosts = max(before.Hosts, step.Hosts)
+		if step.Dial.Valid() { // one that is not was reported and says nothing about the next
+			before.Dial = max(before.Dial, step.Dial)
+		}
 	}
 }
 
