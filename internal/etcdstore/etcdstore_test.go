@@ -2,6 +2,7 @@ package etcdstore_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -33,7 +34,11 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	shared, err = embedded.Start(context.Background(), embedded.Config{Dir: filepath.Join(dir, "store")})
+	flag.Parse()
+	measured := flag.Lookup("test.bench").Value.String() != "" // then on disk, as in production
+	shared, err = embedded.Start(context.Background(), embedded.Config{
+		Dir: filepath.Join(dir, "store"), NoSync: !measured,
+	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

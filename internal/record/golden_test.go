@@ -57,6 +57,7 @@ func forms() []form {
 		formOf[record.User](), formOf[record.Token](), formOf[record.Session](), formOf[record.JoinToken](),
 		formOf[record.Builder](), formOf[record.Revocation](), formOf[record.Audit](), formOf[record.AuditHead](),
 		formOf[record.Trust](), formOf[record.FleetCA](), formOf[record.Request](),
+		formOf[record.Seeder](),
 	}
 }
 

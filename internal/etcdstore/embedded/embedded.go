@@ -103,8 +103,10 @@ func start(ctx context.Context, cfg Config) (*Server, error) {
 		s.Stop()
 		return nil, err
 	}
-	if cfg.ClientAddr != "" {
-		s.endpoint = conf.ListenClientUrls[0].Scheme + "://" + s.etcd.Clients[0].Addr().String()
+	for _, listener := range s.etcd.Clients {
+		if addr := listener.Addr(); cfg.ClientAddr != "" && addr.Network() == "tcp" {
+			s.endpoint = conf.ListenClientUrls[0].Scheme + "://" + addr.String()
+		}
 	}
 	return s, nil
 }
