@@ -41,8 +41,8 @@ type Builder struct {
 	// Hide are files and folders that builds must not be able to read: the signing key, the state folder.
 	// Work and Writable stay readable even when they are below a hidden folder. Linux with Landlock only.
 	Hide []string
-	// RequireSandbox refuses to build where the kernel can't confine the command.
-	RequireSandbox bool
+	// Confine says whether the command is confined; by default where the kernel can.
+	Confine Confinement
 	// Previous returns the commit of the service's previous release, "" for none. May be nil.
 	Previous func(ctx context.Context, service string) (commit string, err error)
 	// PublishWait is how long to try again while the control plane can't be reached. Default 5 min.
@@ -206,7 +206,7 @@ func (r *run) command() command {
 	b := r.recipe.Build
 	return command{
 		sandboxSpec: sandboxSpec{
-			Dir: r.work.path("src"), Command: b.Command, Hide: r.Hide, FileSize: b.MaxOutput, Require: r.RequireSandbox,
+			Dir: r.work.path("src"), Command: b.Command, Hide: r.Hide, FileSize: b.MaxOutput, Confine: r.Confine,
 			Write: append([]string{r.work.path("src"), r.work.path("home"), r.work.path("tmp")}, r.Writable...),
 		},
 		env: r.environ(), timeout: b.Timeout.Std(), disk: r.work.dir, maxDisk: b.MaxOutput, log: r.log,

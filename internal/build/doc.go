@@ -17,7 +17,7 @@
 //   - On Linux, Landlock confines the command: it writes below its own folder, to the usual null devices and to
 //     the folders the operator named ([Builder.Writable]), nowhere else, and it can't read the files the
 //     operator hides ([Builder.Hide]: the signing key). A kernel without Landlock is said in the build's log; see
-//     [Builder.RequireSandbox] to refuse instead. Landlock bounds files, not the network and not pathname
+//     [ConfineAlways] to refuse instead. Landlock bounds files, not the network and not pathname
 //     sockets: a builder that can reach a container engine's socket gives that reach to its builds.
 //   - Time ([release.Build.Timeout]), disk ([release.Build.MaxOutput], measured while the command runs, and as a
 //     limit on any single file) and log ([MaxLog]) are limited; passing a limit ends the build.

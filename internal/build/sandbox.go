@@ -31,8 +31,8 @@ type sandboxSpec struct {
 	Write   []string `json:"write"`
 	Hide    []string `json:"hide,omitempty"`
 	// FileSize bounds any one file the command writes, in bytes.
-	FileSize int64 `json:"file_size,omitempty"`
-	Require  bool  `json:"require,omitempty"`
+	FileSize int64       `json:"file_size,omitempty"`
+	Confine  Confinement `json:"confine,omitempty"`
 }
 
 // sandboxStatus is one line of JSON on the status pipe. Each line carries one of its parts.
@@ -53,6 +53,9 @@ type sandboxExit struct {
 	// Survived says that killing what was left did not succeed in time.
 	Survived bool `json:"survived,omitempty"`
 }
+
+// errNotWanted stands for [ConfineNever].
+var errNotWanted = errors.New("the operator switched it off")
 
 // MaybeSandboxChild must be called first in main of every program that builds, with os.Args. When this process
 // was started by a [Builder] as the supervisor or the confined child of a build, it does that and never
@@ -138,14 +141,17 @@ func exitOf(err error) sandboxExit {
 func confineAndExec(spec sandboxSpec, status *os.File) error {
 	closeOnExec(statusFD)
 	syscall.Umask(0o022)
-	how, err := confine(spec)
+	how, err := "", errNotWanted
+	if spec.Confine != ConfineNever {
+		how, err = confine(spec)
+	}
 	switch {
 	case err == nil:
 		tell(status, sandboxStatus{Confined: how})
-	case spec.Require:
-		return fmt.Errorf("%w: %w", ErrNoSandbox, err)
-	default:
+	case errors.Is(err, errNotWanted) || spec.Confine == ConfineIfPossible && errors.Is(err, ErrNoSandbox):
 		tell(status, sandboxStatus{Unconfined: err.Error()})
+	default:
+		return fmt.Errorf("confine the build: %w", err)
 	}
 	if err := limitFiles(spec.FileSize); err != nil {
 		return err

@@ -75,10 +75,10 @@ func confine(spec sandboxSpec) (string, error) {
 func landlockABI() (int, error) {
 	abi, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	if errno != 0 {
-		return 0, fmt.Errorf("this kernel has no Landlock: %w", errno)
+		return 0, fmt.Errorf("%w: it has no Landlock: %w", ErrNoSandbox, errno)
 	}
 	if int(abi) < abiRefer {
-		return 0, fmt.Errorf("this kernel's Landlock is version %d, %d is needed (Linux 5.19)", abi, abiRefer)
+		return 0, fmt.Errorf("%w: its Landlock is version %d, %d is needed (Linux 5.19)", ErrNoSandbox, abi, abiRefer)
 	}
 	return int(abi), nil
 }

@@ -59,7 +59,7 @@ try kill-the-supervisor kill -0 $PPID
 echo x > out/file`, "OUT", out)))
 	commit := repo.commit("start")
 	b, server := newBuilder(t)
-	b.Hide, b.Writable, b.RequireSandbox = []string{keys}, []string{filepath.Join(out, "cache")}, true
+	b.Hide, b.Writable, b.Confine = []string{keys}, []string{filepath.Join(out, "cache")}, ConfineAlways
 	res, err := b.Build(t.Context(), Request{Repo: repo.dir, Commit: commit})
 	if err != nil {
 		t.Fatal(err)
@@ -201,4 +201,40 @@ func TestReadOnlyFoldersAreRemoved(t *testing.T) {
 	if err := unix.Access(deep, unix.F_OK); !errors.Is(err, syscall.ENOENT) {
 		t.Errorf("after emptying: %v", err)
 	}
+}
+
+func TestUnconfinedBuildIsSaidLoudly(t *testing.T) {
+	outside := filepath.Join(t.TempDir(), "outside")
+	repo := newRepo(t)
+	repo.write(RecipeFile, recipe("mkdir out && echo x > out/file && echo x > "+outside))
+	b, _ := newBuilder(t)
+	b.Confine = ConfineNever
+	res, err := b.Build(t.Context(), Request{Repo: repo.dir, Commit: repo.commit("start")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if log := readLog(t, b, res.Build.ID); !strings.Contains(log, "murmur: WARNING: this build is not confined") {
+		t.Errorf("log:\n%s", log)
+	}
+	if _, err := os.Stat(outside); err != nil {
+		t.Errorf("the test proves nothing: %v", err)
+	}
+}
+
+// TestBadConfinementFailsTheBuild names a folder that is not there: a mistake of the operator must not become an
+// unconfined build.
+func TestBadConfinementFailsTheBuild(t *testing.T) {
+	if landlockMissing() {
+		t.Skip("this kernel can't confine a build")
+	}
+	repo := newRepo(t)
+	repo.write(RecipeFile, recipe("mkdir out && echo x > out/file"))
+	b, server := newBuilder(t)
+	b.Writable = []string{"/nowhere/cache"}
+	res, err := b.Build(t.Context(), Request{Repo: repo.dir, Commit: repo.commit("start")})
+	if err == nil || !strings.Contains(err.Error(), "allow writing below /nowhere/cache") {
+		t.Errorf("error = %v", err)
+	}
+	b.maxLog = 1 << 20
+	checkFailed(t, b, server, res)
 }

@@ -3,14 +3,14 @@
 package build
 
 import (
-	"errors"
+	"fmt"
 	"syscall"
 	"time"
 )
 
 // confine has no Landlock to use here.
 func confine(sandboxSpec) (string, error) {
-	return "", errors.New("only Linux can confine a build (Landlock)")
+	return "", fmt.Errorf("%w: only Linux has Landlock", ErrNoSandbox)
 }
 
 // closeOnExec keeps every descriptor from the first on from the command.

@@ -95,6 +95,19 @@ type Publisher interface {
 	AppendLog(ctx context.Context, service, buildID string, off int64, p []byte) (cancelled bool, err error)
 }
 
+// Confinement says whether build commands are confined to their folder.
+type Confinement string
+
+// The choices of confinement.
+const (
+	// ConfineIfPossible confines where the kernel can and warns in the log where it can't.
+	ConfineIfPossible Confinement = ""
+	// ConfineAlways refuses to build where the kernel can't.
+	ConfineAlways Confinement = "always"
+	// ConfineNever lets a build write wherever the builder's user may, with a warning in the log.
+	ConfineNever Confinement = "never"
+)
+
 // Bounds of a build.
 const (
 	// MaxLog is the most a build may write to its log, in bytes; one that writes more fails.
@@ -124,6 +137,6 @@ var (
 	ErrUnsupported = errors.New("not supported")
 	// ErrEmptyOutput means that the command left nothing to ship.
 	ErrEmptyOutput = errors.New("there is nothing to ship")
-	// ErrNoSandbox means that [Builder.RequireSandbox] is set and the kernel has no Landlock.
+	// ErrNoSandbox means that [ConfineAlways] is set and the kernel has no Landlock.
 	ErrNoSandbox = errors.New("this kernel cannot confine a build")
 )
