@@ -95,6 +95,9 @@ func (p *player) command(words []string) {
 		p.plan(args)
 	case "targets":
 		for host, t := range p.s.Targets() {
+			if one, ok := p.s.Target(host); !ok || !cmp.Equal(one, t) {
+				p.t.Errorf("Target(%s) = %v, %v, among Targets it is %v", host, one, ok, t)
+			}
 			p.printf("%s: run %q%s, keep %s", host, t.Active, map[bool]string{true: " (way back)"}[t.WayBack], strings.Join(t.Stage, " "))
 		}
 	case "timer":
@@ -102,6 +105,9 @@ func (p *player) command(words []string) {
 			p.printf("at +%s", at.Sub(p.start))
 		} else {
 			p.printf("none")
+		}
+		if at, ok := p.s.BakeUntil(); ok {
+			p.printf("bake until +%s", at.Sub(p.start))
 		}
 	case "timeline":
 		for _, e := range p.s.Timeline {
