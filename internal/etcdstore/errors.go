@@ -42,7 +42,7 @@ func (s *Store) whyUnavailable(err error) string {
 	case errors.Is(err, rpctypes.ErrCorrupt):
 		return "etcd raised its corruption alarm; restore a member from a backup"
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Sprintf("no answer from %s within %s", strings.Join(s.cfg.Endpoints, ", "), s.cfg.OpTimeout)
+		return fmt.Sprintf("no answer from %s in time", strings.Join(s.cfg.Endpoints, ", "))
 	}
 	switch code(err) {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:

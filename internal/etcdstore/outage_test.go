@@ -97,7 +97,8 @@ func TestOutage(t *testing.T) {
 		t.Errorf("Open without etcd: %v, want ErrUnavailable", err)
 	}
 	<-leader.Lost() // it can no longer be proved
-	if _, err := leader.Commit(t.Context(), record.Put(web, []byte("stale"), record.Any)); !errors.Is(err, record.ErrNotLeader) {
+	_, err = leader.Commit(t.Context(), record.Put(web, []byte("stale"), record.Any))
+	if !errors.Is(err, record.ErrNotLeader) {
 		t.Errorf("Commit of the lost leader: %v, want ErrNotLeader", err)
 	}
 

@@ -137,10 +137,10 @@ func dial(ctx context.Context, cfg Config) (*clientv3.Client, error) {
 
 // probe asks for a key that does not exist.
 func (s *Store) probe(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.DialTimeout)
+	timed, cancel := context.WithTimeout(ctx, s.cfg.DialTimeout)
 	defer cancel()
-	_, err := s.client.Get(ctx, s.keys.prefix, clientv3.WithCountOnly())
-	return s.wrap(context.WithoutCancel(ctx), "first contact", err)
+	_, err := s.client.Get(timed, s.keys.prefix, clientv3.WithCountOnly())
+	return s.wrap(ctx, "first contact", err)
 }
 
 // Close implements record.Store. It resigns what this store leads, so that others take over at once, ends every
