@@ -27,8 +27,8 @@ type logFile struct {
 	echo io.Writer // a copy for whoever waits in the foreground; may be nil
 	size int64
 	max  int64
-	// full is called once, without the lock, when the command writes more than max.
-	full   func()
+	// full is called once, without the lock, when the log takes no more: over max, or the disk refused.
+	full   func(error)
 	isFull bool
 	// last is the last non-empty line the command wrote, cut to 300 bytes.
 	last []byte
@@ -42,11 +42,11 @@ func newLogFile(root *os.Root, name string, echo io.Writer, limit int64) (*logFi
 	if err != nil {
 		return nil, fmt.Errorf("create the build's log: %w", err)
 	}
-	return &logFile{f: f, echo: echo, max: limit, full: func() {}, grew: make(chan struct{}, 1)}, nil
+	return &logFile{f: f, echo: echo, max: limit, full: func(error) {}, grew: make(chan struct{}, 1)}, nil
 }
 
-// Write takes the command's output. Past the limit it takes and drops everything, so that the command does not
-// block while it is being ended.
+// Write takes the command's output and never fails. Once the log takes no more it drops everything, so that the
+// command does not block while it is being ended.
 func (l *logFile) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	if l.isFull {
@@ -55,16 +55,17 @@ func (l *logFile) Write(p []byte) (int, error) {
 	}
 	keep := p[:min(int64(len(p)), l.max-l.size)]
 	err := l.put(keep)
+	if err != nil {
+		err = fmt.Errorf("write the build's log: %w", err)
+	} else if len(keep) < len(p) {
+		err = fmt.Errorf("%w: the limit is %d bytes", ErrLogFull, l.max)
+	}
 	l.remember(keep)
-	over := len(keep) < len(p)
-	l.isFull = over
+	l.isFull = err != nil
 	full := l.full
 	l.mu.Unlock()
-	if over {
-		full()
-	}
 	if err != nil {
-		return 0, fmt.Errorf("write the build's log: %w", err)
+		full(err)
 	}
 	return len(p), nil
 }
@@ -144,8 +145,8 @@ func (l *logFile) readFrom(off int64, p []byte) (int, error) {
 	return l.f.ReadAt(p[:n], off)
 }
 
-// onFull sets what happens when the command writes more than the limit.
-func (l *logFile) onFull(fn func()) {
+// onFull sets what happens when the log takes no more.
+func (l *logFile) onFull(fn func(error)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.full = fn

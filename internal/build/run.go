@@ -46,7 +46,7 @@ func (c command) run(ctx context.Context) error {
 	defer cancel(nil)
 	ctx, stop := context.WithTimeoutCause(ctx, c.timeout, fmt.Errorf("%w: build.timeout is %s", ErrTimeout, c.timeout))
 	defer stop()
-	c.log.onFull(func() { cancel(fmt.Errorf("%w: the limit is %d bytes", ErrLogFull, c.log.max)) })
+	c.log.onFull(func(err error) { cancel(err) })
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)

@@ -49,7 +49,11 @@ func confine(spec sandboxSpec) (string, error) {
 	}
 	defer unix.Close(rules.fd)
 	for _, dir := range spec.Write {
-		if err := rules.allow(dir, writeRights|unix.LANDLOCK_ACCESS_FS_TRUNCATE|unix.LANDLOCK_ACCESS_FS_READ_FILE); err != nil {
+		real, err := filepath.EvalSymlinks(dir)
+		if err != nil {
+			return "", fmt.Errorf("allow writing below %s: %w", dir, err)
+		}
+		if err := rules.allow(real, writeRights|unix.LANDLOCK_ACCESS_FS_TRUNCATE|unix.LANDLOCK_ACCESS_FS_READ_FILE); err != nil {
 			return "", fmt.Errorf("allow writing below %s: %w", dir, err)
 		}
 	}
