@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path"
+	"slices"
 	"sync"
 	"time"
 
@@ -179,10 +180,14 @@ func newLoop(ctx context.Context, a *Agent) (*loop, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, t := range l.desired.GetServices() {
+		if name := t.GetService(); release.CheckService(name) == nil && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
 	for _, name := range names {
 		if err := l.addUnit(name); err != nil {
-			l.close()
-			return nil, err
+			l.a.log.Error("open service", "service", name, "err", err) // the others go on
 		}
 	}
 	l.measure()

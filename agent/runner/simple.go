@@ -85,7 +85,7 @@ const bootFile = "commands.boot"
 func (c *Commands) Start(ctx context.Context, spec Spec) error {
 	old, status := c.get()
 	command, name := spec.Run.Start, "start"
-	if status.Running && spec.Run.Restart != "" {
+	if spec.Run.Restart != "" && (status.Running || spec.Run.Start == "") {
 		command, name = spec.Run.Restart, "restart"
 	} else if status.Running {
 		_ = c.run(ctx, old, old.Run.Stop, "stop")
