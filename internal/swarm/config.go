@@ -48,6 +48,10 @@ type Config struct {
 	UpRate, DownRate int64
 	// MaxPeers limits connections per torrent; 0 means 40. On a seeder it is the fan-out.
 	MaxPeers int
+	// Deal makes [Engine.Seed] deal every piece once over at most so many connected hosts, instead of giving anybody
+	// anything; hosts beyond it wait or live off the others. 0: seed as usual. For seeders that several hosts fetch from
+	// at a time; a torrent that was fetched here is offered as usual.
+	Deal int
 	// Logger receives what operators need to know; nil discards.
 	Logger *slog.Logger
 }

@@ -73,10 +73,32 @@ func newEngine(cfg Config, open openFunc) (*Engine, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("swarm: torrent engine: %w", err), tr.close(), recs.close())
 	}
+	if cfg.Deal > 0 {
+		tr.route = e.route
+	}
 	e.client.AddListener(tr)
 	e.client.AddDialer(tr)
+	tr.start()
 	e.wg.Go(e.patrol)
 	return e, nil
+}
+
+// route gives a connection to the torrent's dealer, if it has one.
+func (e *Engine) route(hash [20]byte, name string, c net.Conn) bool {
+	e.mu.Lock()
+	t := e.tasks[hash]
+	e.mu.Unlock()
+	if t == nil {
+		return false
+	}
+	t.mu.Lock()
+	d := t.dealer
+	t.mu.Unlock()
+	if d == nil {
+		return false
+	}
+	d.take(name, c)
+	return true
 }
 
 // clientConfig sets every knob that matters in a private swarm inside data centres.
@@ -277,20 +299,34 @@ func (e *Engine) forget(t *task) {
 func (e *Engine) patrol() {
 	ticker := time.NewTicker(patrolPeriod)
 	defer ticker.Stop()
+	last := time.Now()
+	var starved time.Time // when this process last waited for a processor: it cannot judge others then
 	for {
 		select {
 		case <-e.ctx.Done():
 			return
-		case now := <-ticker.C:
-			for _, s := range e.watch.silent(now) {
-				e.log.Info("swarm: peer leaves requests unanswered, connection ended", "peer", s.name, "after", s.after)
-				e.names.unanswered(s.name, now)
-				s.peer.Close()
+		case <-ticker.C:
+			now := time.Now()
+			if now.Sub(last) > patrolPeriod*3/2 {
+				starved = now
+			}
+			last = now
+			if now.Sub(starved) > minPatience {
+				e.endSilent(now)
 			}
 			for _, name := range e.names.banned(e.client.BadPeerIPs(), now) {
 				e.log.Warn("swarm: peer sent bad data and is in quarantine", "peer", name, "for", quarantine)
 			}
 		}
+	}
+}
+
+// endSilent ends the connections that ran out of patience.
+func (e *Engine) endSilent(now time.Time) {
+	for _, s := range e.watch.silent(now) {
+		e.log.Info("swarm: peer leaves requests unanswered, connection ended", "peer", s.name, "after", s.after)
+		e.names.unanswered(s.name, now)
+		s.peer.Close()
 	}
 }
 

@@ -162,13 +162,14 @@ func (n *names) quarantined() []string {
 	return out
 }
 
-// unanswered notes that a peer left requests without answer; it is left alone for a time that doubles from 10 s.
+// unanswered notes that a peer left requests without answer; it is left alone for a time that doubles from 2 s:
+// short at first, since a busy peer looks the same.
 func (n *names) unanswered(name string, now time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := n.shy[name]
-	s.times = min(s.times+1, 5)
-	s.until = now.Add(min(5*time.Second<<s.times, maxShy))
+	s.times = min(s.times+1, 7)
+	s.until = now.Add(min(time.Second<<s.times, maxShy))
 	n.shy[name] = s
 }
 

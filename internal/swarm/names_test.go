@@ -55,12 +55,12 @@ func TestSilenceIsForgivenSlower(t *testing.T) {
 	now := time.Unix(1000, 0)
 	n := newNames()
 	n.unanswered("host-a", now)
-	if !n.refused("host-a", now.Add(9*time.Second)) || n.refused("host-a", now.Add(11*time.Second)) {
-		t.Error("want 10 s after the first silence")
+	if !n.refused("host-a", now.Add(time.Second)) || n.refused("host-a", now.Add(3*time.Second)) {
+		t.Error("want 2 s after the first silence")
 	}
 	n.unanswered("host-a", now)
-	if !n.refused("host-a", now.Add(19*time.Second)) {
-		t.Error("want 20 s after the second silence")
+	if !n.refused("host-a", now.Add(3*time.Second)) || n.refused("host-a", now.Add(5*time.Second)) {
+		t.Error("want 4 s after the second silence")
 	}
 	n.answered("host-a")
 	if n.refused("host-a", now) {

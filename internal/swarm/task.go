@@ -22,11 +22,12 @@ type task struct {
 	cancel  context.CancelCauseFunc
 	count   counts
 
-	mu    sync.Mutex
-	tor   *torrent.Torrent // nil until opened and after stop
-	peers map[string]Peer  // by address
-	disk  int64
-	last  int64 // bytes by fallback
+	mu     sync.Mutex
+	tor    *torrent.Torrent // nil until opened and after stop
+	dealer *dealer          // instead of tor, for a torrent that is dealt
+	peers  map[string]Peer  // by address
+	disk   int64
+	last   int64 // bytes by fallback
 }
 
 const (
@@ -50,7 +51,7 @@ func (t *task) wake() {
 // start opens the file and hands the torrent to the engine, once.
 func (t *task) start(ctx context.Context, spec Spec, create bool) error {
 	t.addPeers(spec.Peers)
-	if t.torrent() != nil {
+	if t.opened() {
 		return nil
 	}
 	if err := openStore(ctx, t.store, t.e.open, create); err != nil {
@@ -60,6 +61,12 @@ func (t *task) start(ctx context.Context, spec Spec, create bool) error {
 		return err
 	}
 	bytes, complete, _ := t.store.progress()
+	if !create && t.e.cfg.Deal > 0 {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.dealer, t.disk = newDealer(t, spec.Info), bytes
+		return nil
+	}
 	t.e.watch.add(t)
 	tor, _ := t.e.client.AddTorrentOpt(torrent.AddTorrentOpts{
 		InfoHash: t.store.hash, InfoBytes: spec.Info, Storage: t.store, DisableInitialPieceCheck: true,
@@ -255,6 +262,12 @@ func (t *task) offerPeers(now time.Time) {
 	}
 }
 
+func (t *task) opened() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.tor != nil || t.dealer != nil
+}
+
 func (t *task) torrent() *torrent.Torrent {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -274,7 +287,12 @@ func (t *task) progress() Progress {
 func (t *task) stats() Stats {
 	_, complete, _ := t.store.progress()
 	s := Stats{Progress: t.progress(), Complete: complete, Silenced: t.count.silenced.Load()}
-	tor := t.torrent()
+	t.mu.Lock()
+	tor, dealer := t.tor, t.dealer
+	t.mu.Unlock()
+	if dealer != nil {
+		s.Peers, s.Uploaded = dealer.stats()
+	}
 	if tor == nil {
 		return s
 	}
@@ -297,9 +315,12 @@ func (t *task) end(cause error, flush bool) error {
 func (t *task) stop(flush bool) error {
 	t.cancel(ErrDropped)
 	t.mu.Lock()
-	tor := t.tor
-	t.tor = nil
+	tor, dealer := t.tor, t.dealer
+	t.tor, t.dealer = nil, nil
 	t.mu.Unlock()
+	if dealer != nil {
+		dealer.close()
+	}
 	if tor != nil {
 		tor.Drop()
 		t.e.watch.remove(t)

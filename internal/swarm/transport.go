@@ -36,6 +36,9 @@ type transport struct {
 	up, down *rate.Limiter
 	log      *slog.Logger
 
+	// route, when set, may take an inbound connection that names a torrent; set before any connection.
+	route func(hash [20]byte, name string, c net.Conn) bool
+
 	ln      net.Listener
 	ready   chan net.Conn
 	pending chan struct{}
@@ -65,9 +68,11 @@ func newTransport(cfg Config, n *names, log *slog.Logger) (*transport, error) {
 		ready: make(chan net.Conn), pending: make(chan struct{}, maxHandshakes), ctx: ctx, cancel: cancel,
 		conns: map[string]int{}, open: map[*peerConn]struct{}{},
 	}
-	t.wg.Go(t.serve)
 	return t, nil
 }
+
+// start begins to accept; route is set by then.
+func (t *transport) start() { t.wg.Go(t.serve) }
 
 // serve accepts until the listener is closed. Handshakes run beside it, a bounded number at a time: above it, callers
 // wait in the kernel's queue.
@@ -105,6 +110,17 @@ func (t *transport) welcome(raw net.Conn) {
 		raw.Close()
 		t.log.Debug("swarm: caller refused", "from", raw.RemoteAddr().String(), "err", err)
 		return
+	}
+	if t.route != nil {
+		hash, peeked, err := peekHash(conn)
+		if err != nil {
+			conn.Close()
+			return
+		}
+		if t.route(hash, conn.(*peerConn).name, peeked) {
+			return
+		}
+		conn = peeked
 	}
 	select {
 	case t.ready <- conn:
