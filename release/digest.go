@@ -45,11 +45,27 @@ func (d Digest) Hex() string {
 // Sum returns the 32 bytes of the digest; the error wraps [ErrDigest].
 func (d Digest) Sum() (sum [sha256.Size]byte, err error) {
 	text, ok := strings.CutPrefix(string(d), digestPrefix)
-	if !ok || len(text) != 2*sha256.Size || strings.ToLower(text) != text {
+	if !ok || len(text) != 2*sha256.Size {
 		return sum, fmt.Errorf("%.80q: %w", string(d), ErrDigest)
 	}
-	if _, err := hex.Decode(sum[:], []byte(text)); err != nil {
-		return sum, fmt.Errorf("%.80q: %w", string(d), ErrDigest)
+	for i := range sum {
+		high, low := nibble(text[2*i]), nibble(text[2*i+1])
+		if high|low > 0xf {
+			return sum, fmt.Errorf("%.80q: %w", string(d), ErrDigest)
+		}
+		sum[i] = high<<4 | low
 	}
 	return sum, nil
+}
+
+// nibble returns the value of a lower-case hexadecimal digit, 0xff for anything else. An index holds tens of
+// thousands of digests, and encoding/hex takes upper case too.
+func nibble(c byte) byte {
+	switch {
+	case c >= '0' && c <= '9':
+		return c - '0'
+	case c >= 'a' && c <= 'f':
+		return c - 'a' + 10
+	}
+	return 0xff
 }

@@ -23,7 +23,8 @@ const writebackSize = 256 << 10
 
 // UnpackOptions tune an unpack. The zero value is useful.
 type UnpackOptions struct {
-	// Workers is how many chunks are decoded and written at once, default GOMAXPROCS.
+	// Workers is how many chunks are decoded and written at once. Default twice GOMAXPROCS: while one worker
+	// waits for the file system another decodes.
 	Workers int
 	// Progress is told how many bytes of the tar stream are done, growing, up to [release.Artifact.RawSize]. It
 	// is called by several goroutines, one at a time, and must be quick.
@@ -44,7 +45,7 @@ func Unpack(ctx context.Context, r io.ReaderAt, a release.Artifact, idx release.
 		return fmt.Errorf("unpack: %w", err)
 	}
 	if opts.Workers <= 0 {
-		opts.Workers = runtime.GOMAXPROCS(0)
+		opts.Workers = 2 * runtime.GOMAXPROCS(0)
 	}
 	u := &unpacker{idx: idx, layout: newLayout(idx.Files), dst: dst, progress: opts.Progress, open: map[int]*openFile{}}
 	defer u.closeOpen()
