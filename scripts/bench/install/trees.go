@@ -107,17 +107,3 @@ func writeText(name string, rng *rand.Rand, mode fs.FileMode) error {
 	}
 	return errors.Join(os.WriteFile(name, []byte(b.String()), 0o600), os.Chmod(name, mode))
 }
-
-// removeTree removes a tree whatever modes its folders have.
-func removeTree(dir string) error {
-	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			err = os.Chmod(name, 0o700)
-		}
-		return err
-	})
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return os.RemoveAll(dir)
-}
