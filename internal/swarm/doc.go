@@ -15,6 +15,8 @@
 //     end the connection after a time derived from the measured gaps between blocks (2 to 10 s), peers are offered to
 //     the engine again every 1.5 s, and when nothing at all moves the last resort [Spec.Fallback] fetches a few pieces,
 //     logged and counted in [Progress.Fallback].
+//   - A seeder with [Config.Deal] sends every piece once, to whoever asks next, and the hosts exchange the rest. What dies with a
+//     host is dealt again, what is late is dealt twice, and a host that gets nothing from the others gets all from the seeder.
 //   - Rate limits hold for all torrents of the Engine together and count every byte on the wire, TLS included.
 //
 // DHT, uTP, UPnP, PEX, WebTorrent, web seeds and trackers are off: peers are told through [Spec.Peers] and

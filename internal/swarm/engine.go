@@ -220,7 +220,7 @@ func (e *Engine) Stats(infohash string) (Stats, bool) {
 		return Stats{}, false
 	}
 	s := t.stats()
-	s.Quarantined = e.names.quarantined()
+	s.Quarantined = e.names.quarantined(time.Now())
 	slices.Sort(s.Quarantined)
 	return s, true
 }

@@ -42,7 +42,7 @@ func newNames() *names {
 	}
 }
 
-// ip returns the address of a name in its current term: fd6d:7572 and 96 bits of hash.
+// ipLocked returns the address of a name in its current term: fd6d:7572 and 96 bits of hash.
 func (n *names) ipLocked(name string) netip.Addr {
 	var seed [4]byte
 	binary.BigEndian.PutUint32(seed[:], n.term[name])
@@ -50,9 +50,10 @@ func (n *names) ipLocked(name string) netip.Addr {
 	ip := [16]byte{0xfd, 0x6d, 'u', 'r'}
 	copy(ip[4:], sum[:12])
 	addr := netip.AddrFrom16(ip)
-	if len(n.byIP) < maxNames {
-		n.byIP[addr] = name
+	if len(n.byIP) >= maxNames {
+		clear(n.byIP) // refills as peers are offered and call
 	}
+	n.byIP[addr] = name
 	return addr
 }
 
@@ -79,8 +80,11 @@ func (n *names) outbound(p Peer, now time.Time) (*net.TCPAddr, bool) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.refusedLocked(name, now) || len(n.peers) >= maxNames {
+	if n.refusedLocked(name, now) {
 		return nil, false
+	}
+	if len(n.peers) >= maxNames {
+		clear(n.peers) // refills as peers are offered again
 	}
 	ap := netip.AddrPortFrom(n.ipLocked(name), uint16(num))
 	n.peers[ap] = p
@@ -152,12 +156,14 @@ func (n *names) banned(ips []string, now time.Time) []string {
 	return fresh
 }
 
-func (n *names) quarantined() []string {
+func (n *names) quarantined(now time.Time) []string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	var out []string
-	for name := range n.bad {
-		out = append(out, name)
+	for name, until := range n.bad {
+		if now.Before(until) {
+			out = append(out, name)
+		}
 	}
 	return out
 }
