@@ -69,7 +69,9 @@ func TestReleaseThatFailsLeavesTheOldOne(t *testing.T) {
 			r.Run.Command, r.Run.Args = "/bin/sh", []string{"-c", "sleep 0.3; exit 9"}
 		}, "crash loop"},
 		"no such program": {func(r *release.Recipe) { r.Run.Command = "bin/missing" }, "bin/missing"},
-		"pre check":       {func(r *release.Recipe) { r.Checks.Pre = []release.Script{{Name: "db", Run: "echo no database; exit 4"}} }, `pre check "db": exit status 4`},
+		"pre check": {func(r *release.Recipe) {
+			r.Checks.Pre = []release.Script{{Name: "db", Run: "echo no database; exit 4"}}
+		}, `pre check "db": exit status 4`},
 		"pre check hangs": {func(r *release.Recipe) {
 			r.Checks.Pre = []release.Script{{Run: "sleep 600", Timeout: release.Duration(50 * time.Millisecond)}}
 		}, "timed out after 50ms"},

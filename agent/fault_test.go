@@ -8,11 +8,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/murmuration/murmuration/agent/install"
+	murmurv1 "github.com/murmuration/murmuration/proto/murmur/v1"
+	"github.com/murmuration/murmuration/release"
 )
 
 // mortalJob is what a mortal agent is to do; it comes in the environment as JSON.
@@ -20,6 +23,7 @@ type mortalJob struct {
 	Root  string
 	Files map[string]string // the swarm's
 	Want  string            // end when this release is active
+	Fail  string            // and this one has failed, if set
 	Kill  int               // die at this step; 0 never
 }
 
@@ -35,11 +39,10 @@ func mortalAgent() int {
 	s.files = job.Files
 	cfg := testConfig(job.Root, s)
 	steps := make(chan string, 1000)
-	n := 0
+	var n atomic.Int64
 	cfg.step = func(point string) {
-		n++ // one service, one unit: only staging may run beside it, and it never does here while it activates
 		steps <- point
-		if n == job.Kill {
+		if n.Add(1) == int64(job.Kill) {
 			fmt.Println("killed at", point)
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {}
@@ -58,7 +61,13 @@ func mortalAgent() int {
 		ok := false
 		err := a.ask(ctx, func(l *loop) {
 			h := l.units["shop"]
-			ok = h != nil && !h.busy && h.snap.Journal.Active == job.Want && h.snap.Journal.Phase == install.Settled && h.snap.Run.Running
+			if h == nil {
+				return
+			}
+			ok = !h.busy && h.snap.Journal.Active == job.Want && h.snap.Journal.Phase == install.Settled && h.snap.Run.Running
+			if last := h.snap.Journal.Last; job.Fail != "" && ok {
+				ok = last.Release == job.Fail && last.Outcome == install.Failed
+			}
 		})
 		if err != nil {
 			fmt.Println("not reached:", err)
@@ -145,6 +154,52 @@ func TestKilledAtEveryLine(t *testing.T) {
 			return
 		}
 		old, next = next, old
+	}
+}
+
+// TestKilledOnTheWayBack does the same while a release that is not healthy makes the host go back.
+func TestKilledOnTheWayBack(t *testing.T) {
+	dir, root := t.TempDir(), t.TempDir()
+	t.Cleanup(func() { killServices(t, root) })
+	good, bad := shop(t, dir, nil), shop(t, dir, func(r *release.Recipe) {
+		r.Run.Env["SICK"] = "1"
+		r.Health[0].Deadline = release.Duration(20 * time.Millisecond)
+	})
+	files := newFakeSwarm(good, bad).files
+	remember := func(d *murmurv1.Desired) {
+		t.Helper()
+		rt, err := os.OpenRoot(root)
+		check(t, err)
+		defer rt.Close()
+		check(t, rt.MkdirAll(ownDir, 0o700))
+		check(t, saveMemory(rt, d))
+	}
+	remember(order(1, good))
+	mortalJob{Root: root, Files: files, Want: good.id}.live(t)
+	for kill := 1; ; kill++ {
+		if kill > 200 {
+			t.Fatal("the steps never end")
+		}
+		d := order(int64(kill)+1, bad, good)
+		d.Services[0].Retry = uint64(kill) // try it again
+		remember(d)
+		job := mortalJob{Root: root, Files: files, Want: good.id, Fail: bad.id, Kill: kill}
+		said, killed := job.live(t)
+		if killed {
+			wholeAfter(t, root, said, good, bad)
+			job.Kill = 0
+			job.live(t)
+		}
+		if got, cur := answers(root), currentOf(t, root); got != good.id || cur != good.id {
+			t.Fatalf("kill %d (%s): %q answers and current is %q after recovery, want %s", kill, said, got, cur, good.id)
+		}
+		if !killed {
+			if kill < 12 {
+				t.Errorf("only %d steps were found: %s", kill-1, said)
+			}
+			t.Logf("killed at %d steps", kill-1)
+			return
+		}
 	}
 }
 
