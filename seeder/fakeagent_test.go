@@ -74,6 +74,9 @@ func (w *world) attach(s *running, a *fakeAgent) (detach func()) {
 // session is one session, from hello to its end.
 func (a *fakeAgent) session(ctx context.Context, client murmurv1connect.SessionServiceClient, first chan struct{}) {
 	stream := client.Attach(ctx)
+	// A cancelled context alone does not end a stream whose request body is still open.
+	stop := context.AfterFunc(ctx, func() { _ = stream.CloseRequest() })
+	defer stop()
 	defer stream.CloseResponse()
 	defer stream.CloseRequest()
 	a.mu.Lock()

@@ -40,7 +40,7 @@ type swarmDesk struct {
 	mu      sync.Mutex
 	address map[string]string              // swarm address of each attached host
 	waiting map[string]map[string]struct{} // hosts still fetching, by infohash
-	seeding map[string]string              // infohash by "service/id"
+	seeding map[string]string              // infohash by "service/id", "" until it is offered
 }
 
 const (
@@ -189,13 +189,21 @@ func (d *swarmDesk) viewChanged(c delta) {
 		return
 	}
 	for _, key := range d.view.neededReleases() {
-		d.mu.Lock()
-		_, known := d.seeding[key]
-		d.mu.Unlock()
-		if !known {
+		if d.firstSight(key) {
 			d.wanted.mark(key)
 		}
 	}
+}
+
+// firstSight reports whether a release was not looked at before; what failed then is tried again by the clock.
+func (d *swarmDesk) firstSight(key string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, known := d.seeding[key]; known {
+		return false
+	}
+	d.seeding[key] = ""
+	return true
 }
 
 // seedWanted offers what is needed, one after the other; what fails is tried again.
@@ -293,7 +301,9 @@ func (d *swarmDesk) dropUnneeded() {
 	defer d.mu.Unlock()
 	for key, infohash := range d.seeding {
 		if !needed[key] {
-			d.engine.Drop(infohash)
+			if infohash != "" {
+				d.engine.Drop(infohash)
+			}
 			delete(d.seeding, key)
 			delete(d.waiting, infohash)
 		}
