@@ -84,7 +84,11 @@ func (a *Agent) session(ctx context.Context, url string) error {
 	defer deaf.Stop()
 
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return a.sendAll(ctx, stream) })
+	g.Go(func() error {
+		// The HTTP/2 client notices the end of a context only once the request's body has ended.
+		defer stream.CloseRequest()
+		return a.sendAll(ctx, stream)
+	})
 	g.Go(func() error {
 		defer cancel(nil)
 		for {
