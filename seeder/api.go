@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"connectrpc.com/connect"
@@ -142,31 +143,60 @@ func sessionHost(ctx context.Context) (string, error) {
 // callerAddress is where a request came from, without the port.
 func callerAddress(ctx context.Context) string { return identity.CallerFrom(ctx).From }
 
-// readDeadline sets how long a request's next read may take.
-type readDeadline struct{ rc *http.ResponseController }
+// readDeadline sets how long a request's next read may take. It outlives the request safely: net/http's own
+// controller must not be used once the handler has returned, and what cancels a session runs on its own.
+type readDeadline struct {
+	mu sync.Mutex
+	rc *http.ResponseController // nil once the handler returned
+}
 
 type deadlineKey struct{}
 
 // withDeadlines lets handlers set deadlines on their connection, which a Connect stream does not offer.
 func withDeadlines(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ctx := context.WithValue(r.Context(), deadlineKey{}, readDeadline{http.NewResponseController(w)})
-		next.ServeHTTP(w, r.WithContext(ctx))
+		d := &readDeadline{rc: http.NewResponseController(w)}
+		defer d.end()
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), deadlineKey{}, d)))
 	})
 }
 
-func deadlines(ctx context.Context) readDeadline {
-	d, _ := ctx.Value(deadlineKey{}).(readDeadline)
-	return d
+// deadlines are those of the request; without [withDeadlines] they do nothing.
+func deadlines(ctx context.Context) *readDeadline {
+	if d, ok := ctx.Value(deadlineKey{}).(*readDeadline); ok {
+		return d
+	}
+	return &readDeadline{}
 }
 
 // within ends reads that take longer than d.
-func (r readDeadline) within(d time.Duration) { r.set(time.Now().Add(d)) }
+func (r *readDeadline) within(d time.Duration) { r.set(time.Now().Add(d)) }
 
 // expire ends the read under way.
-func (r readDeadline) expire() { r.set(time.Unix(1, 0)) }
+func (r *readDeadline) expire() { r.set(time.Unix(1, 0)) }
 
-func (r readDeadline) set(at time.Time) {
+// expireWith ends the read under way when ctx ends. The handler must call the function returned before it returns:
+// its connection must not be touched afterwards.
+func (r *readDeadline) expireWith(ctx context.Context) (release func()) {
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { defer close(done); r.expire() })
+	return func() {
+		if !stop() {
+			<-done
+		}
+	}
+}
+
+// end makes every later call do nothing.
+func (r *readDeadline) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rc = nil
+}
+
+func (r *readDeadline) set(at time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.rc != nil {
 		_ = r.rc.SetReadDeadline(at) // fails only on a connection that is gone, where the read ends anyway
 	}

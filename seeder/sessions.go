@@ -67,8 +67,7 @@ func (s *sessions) Attach(ctx context.Context, stream *connect.BidiStream[murmur
 	}
 	defer s.close(sess)
 	// A session that ends must also end the Receive below, which only a deadline in the past does.
-	stop := context.AfterFunc(sess.ctx, read.expire)
-	defer stop()
+	defer read.expireWith(sess.ctx)()
 	var sender sync.WaitGroup
 	sender.Go(func() {
 		sess.cancel(sess.send(s.outbox, stream.Send))
@@ -159,7 +158,7 @@ func (s *sessions) close(sess *session) {
 	s.ended(sess.host)
 }
 
-func (s *sessions) receive(sess *session, stream *connect.BidiStream[murmurv1.AttachRequest, murmurv1.AttachResponse], read readDeadline) error {
+func (s *sessions) receive(sess *session, stream *connect.BidiStream[murmurv1.AttachRequest, murmurv1.AttachResponse], read *readDeadline) error {
 	for {
 		read.within(sessionIdle)
 		if err := context.Cause(sess.ctx); err != nil {

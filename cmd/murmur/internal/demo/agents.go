@@ -23,7 +23,7 @@ type host struct {
 	name, rack, dc string
 	root           string
 	url            string // where its service answers
-	config         string // the agent's configuration file
+	args           []string // of murmur-agent
 	mu             sync.Mutex
 	cmd            *exec.Cmd
 	exited         chan struct{}
@@ -75,11 +75,7 @@ func (f *hosts) add(ctx context.Context, name, rack, dc string) (*host, error) {
 	if out, err := join.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("%s joins: %w\n%s", name, err, out)
 	}
-	h.config = filepath.Join(h.root, "agent.yaml")
-	conf := fmt.Sprintf("root: %s\nseeders: [%s]\nswarm_listen: 127.0.0.1:0\nlisten:\n  hello/http: %s\n", h.root, f.seeder, port)
-	if err := os.WriteFile(h.config, []byte(conf), 0o600); err != nil {
-		return nil, err
-	}
+	h.args = []string{"run", "--root", h.root, "--name", name, "--seeder", f.seeder, "--swarm-listen", "127.0.0.1:0", "--listen", "hello/http=" + port}
 	f.all = append(f.all, h)
 	return h, h.start(f.binary)
 }
@@ -103,7 +99,7 @@ func (h *host) start(binary string) error {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.Command(binary, "run", "--config", h.config)
+	cmd := exec.Command(binary, h.args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	// A group of its own: Ctrl-C on the terminal reaches the demo, which then stops the agents in order.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -138,17 +134,39 @@ func (h *host) signal(ctx context.Context, sig os.Signal) error {
 	}
 }
 
-// stopAll ends every agent and, with it, the services it runs.
+// stopAll drains every host, so that the services end too, and then ends the agents. An agent that just ends
+// leaves its services running, as it should.
 func (f *hosts) stopAll() {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	var wg sync.WaitGroup
 	for _, h := range f.all {
 		wg.Go(func() {
+			f.drain(ctx, h)
 			if h.signal(ctx, syscall.SIGTERM) != nil {
 				_ = h.signal(context.Background(), syscall.SIGKILL)
 			}
 		})
 	}
 	wg.Wait()
+}
+
+// drain stops a host's services and waits until it says so, or ctx ends.
+func (f *hosts) drain(ctx context.Context, h *host) {
+	_, err := f.client.Fleet.UpdateHost(ctx, connect.NewRequest(&pb.UpdateHostRequest{Id: h.name, Drained: new(true)}))
+	if err != nil {
+		return // the control plane is gone; its agents are ended all the same
+	}
+	_ = until(ctx, h.name+" is drained", func() (bool, error) {
+		resp, err := f.client.Fleet.GetHost(ctx, connect.NewRequest(&pb.GetHostRequest{Id: h.name}))
+		if err != nil {
+			return false, err
+		}
+		for _, s := range resp.Msg.Host.Services {
+			if s.State == "running" {
+				return false, nil
+			}
+		}
+		return true, nil
+	})
 }
