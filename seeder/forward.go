@@ -84,8 +84,7 @@ func (f *followers) Follow(ctx context.Context, stream *connect.ClientStream[mur
 		return nil, wire.Unavailable("%w", errNotLeader)
 	}
 	read := deadlines(ctx)
-	stop := context.AfterFunc(endContext(ctx, f.loop.reigning.ended()), read.expire)
-	defer stop()
+	defer read.expireWith(endContext(ctx, f.loop.reigning.ended()))()
 	defer f.roster.dropSeeder(peer.ID, time.Now())
 	for stream.Receive() {
 		for _, news := range stream.Msg().Hosts {
