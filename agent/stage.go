@@ -175,15 +175,22 @@ func (a *Agent) stageRelease(ctx context.Context, u *unit, ref *murmurv1.Release
 		Path:     filepath.Join(a.cfg.Root, artifactPath(m.ID)),
 		Fallback: a.fallback(ref), Reuse: a.reuse(u, m, ref),
 	}
-	if err := a.cfg.Swarm.Fetch(ctx, art, func(p Progress) { progress("fetch", p) }); err != nil {
+	begun, got := time.Now(), Progress{}
+	if err := a.cfg.Swarm.Fetch(ctx, art, func(p Progress) { got = p; progress("fetch", p) }); err != nil {
 		return fmt.Errorf("fetch: %w", err)
 	}
+	fetched := time.Now()
 	stored := install.Stored{Manifest: ref.GetManifest(), Envelope: ref.GetEnvelope(), Info: ref.GetTorrentInfo(), KeyID: key}
 	err = a.unpack(ctx, u, m, stored, progress)
 	if errors.Is(err, artifact.ErrCorrupt) {
 		// What the torrent says and what the manifest says differ: what is here is worth nothing.
 		a.cfg.Swarm.Drop(art.Infohash)
 		err = errors.Join(err, durable.Remove(a.root, artifactPath(m.ID)))
+	}
+	if err == nil {
+		a.log.Info("release staged", "service", u.name, "release", m.ID, "bytes", m.Artifact.Size, "from_peers", got.FromPeers,
+			"from_seeder", got.FromSeeder, "from_disk", got.FromDisk, "fallback", got.Fallback,
+			"fetch_s", fetched.Sub(begun).Seconds(), "unpack_s", time.Since(fetched).Seconds())
 	}
 	return err
 }

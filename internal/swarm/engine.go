@@ -37,6 +37,7 @@ type Engine struct {
 
 	mu    sync.Mutex
 	tasks map[[20]byte]*task
+	early earlyPeers
 }
 
 const (
@@ -66,7 +67,7 @@ func newEngine(cfg Config, open openFunc) (*Engine, error) {
 		log.Warn("swarm: PLAINTEXT PEERS: anybody who reaches this port and knows an infohash can read the data", "addr", tr.Addr().String())
 	}
 	e := &Engine{
-		cfg: cfg, log: log, names: n, net: tr, recs: recs, open: open, watch: newWatch(n), tasks: map[[20]byte]*task{}, patience: maxPatience,
+		cfg: cfg, log: log, names: n, net: tr, recs: recs, open: open, watch: newWatch(n), tasks: map[[20]byte]*task{}, early: earlyPeers{}, patience: maxPatience,
 	}
 	e.ctx, e.cancel = context.WithCancelCause(context.Background())
 	e.client, err = torrent.NewClient(e.clientConfig())
@@ -194,9 +195,20 @@ func (e *Engine) Seed(ctx context.Context, spec Spec) error {
 	return nil
 }
 
-// AddPeers tells a torrent about more peers, also while it is being fetched. Peers of an unknown torrent are ignored.
+// AddPeers tells a torrent about more peers, also while it is being fetched. Peers of a torrent that is not held
+// yet are kept for its Fetch, within bounds.
 func (e *Engine) AddPeers(infohash string, peers []Peer) {
-	if t := e.task(infohash); t != nil {
+	hash, err := parseHash(infohash)
+	if err != nil {
+		return
+	}
+	e.mu.Lock()
+	t := e.tasks[hash]
+	if t == nil {
+		e.early.add(hash, peers)
+	}
+	e.mu.Unlock()
+	if t != nil {
 		t.addPeers(peers)
 	}
 }
@@ -248,11 +260,14 @@ func (e *Engine) acquire(ctx context.Context, spec Spec) (*task, error) {
 			return nil, ErrClosed
 		}
 		t, ok := e.tasks[fresh.store.hash]
+		var early []Peer
 		if !ok {
 			t = fresh
 			e.tasks[t.store.hash] = t
+			early = e.early.take(t.store.hash)
 		}
 		e.mu.Unlock()
+		t.addPeers(early)
 		if t.store.path != fresh.store.path {
 			return nil, fmt.Errorf("%w: %s", ErrBusy, t.store.path)
 		}
