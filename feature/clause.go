@@ -17,8 +17,9 @@ type matcher func(v any) bool
 
 // clause is a compiled [Clause].
 type clause struct {
-	path     []string
-	key      bool // the attribute is the targeting key
+	name     string
+	path     []string // name, cut at its dots
+	key      bool     // the attribute is the targeting key
 	exists   bool
 	negate   bool
 	match    matcher
@@ -27,7 +28,7 @@ type clause struct {
 
 // compileClause checks and compiles one clause. Its errors are [FieldError]s with a path inside the clause.
 func compileClause(c *Clause) (*clause, error) {
-	out := &clause{path: strings.Split(c.Attribute, "."), key: c.Attribute == targetingKey, negate: c.Negate}
+	out := &clause{name: c.Attribute, path: strings.Split(c.Attribute, "."), key: c.Attribute == targetingKey, negate: c.Negate}
 	if c.Op != OpSegment && (c.Attribute == "" || len(c.Attribute) > MaxText) {
 		return nil, &FieldError{"attribute", "name the attribute to look at"}
 	}
@@ -239,15 +240,12 @@ func (c *clause) lookup(ctx *Context) (any, bool) {
 	if c.key {
 		return ctx.TargetingKey, ctx.TargetingKey != ""
 	}
-	if len(c.path) == 1 {
-		v, ok := ctx.Attributes[c.path[0]]
-		return v, ok && v != nil
-	}
-	if v, ok := ctx.Attributes[strings.Join(c.path, ".")]; ok {
+	v, ok := ctx.attribute(c.name)
+	if ok || len(c.path) == 1 {
 		return v, v != nil
 	}
-	var v any = ctx.Attributes
-	for _, name := range c.path {
+	v, _ = ctx.attribute(c.path[0])
+	for _, name := range c.path[1:] {
 		object, ok := v.(map[string]any)
 		if !ok {
 			return nil, false
@@ -257,6 +255,15 @@ func (c *clause) lookup(ctx *Context) (any, bool) {
 		}
 	}
 	return v, v != nil
+}
+
+// attribute is the caller's value of a name, else the surroundings'.
+func (c *Context) attribute(name string) (any, bool) {
+	v, ok := c.Attributes[name]
+	if !ok && c.Base != nil {
+		v, ok = c.Base[name]
+	}
+	return v, ok
 }
 
 // holds reports whether the clause matches. A missing attribute matches nothing, negated or not.

@@ -1,11 +1,14 @@
 package feature
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"iter"
 	"maps"
 	"slices"
+
+	"github.com/murmuration/murmuration/dial"
 )
 
 // Set is a compiled set of flags and segments: immutable, safe for concurrent use.
@@ -18,22 +21,26 @@ type Set struct {
 // compiled is a flag ready to be evaluated.
 type compiled struct {
 	def      Flag
-	salt     string
-	on, off  outcome
+	salted   dial.Salted
+	byKey    bool // buckets by the targeting key
+	outcomes []Outcome
+	on, off  *Outcome
 	rules    []rule
-	override map[string]outcome
+	override map[string]*Outcome
 	prereqs  []prereq
 }
 
-// outcome is a variant with its value.
-type outcome struct {
-	variant string
-	value   *Value
+// Outcome is one variant of a compiled flag. It is shared and read-only.
+type Outcome struct {
+	// Index is the variant's place in [Flag.Variants].
+	Index   int
+	Variant string
+	Value   *Value
 }
 
 type rule struct {
 	clauses []*clause
-	out     outcome
+	out     *Outcome
 	dial    int // -1: all
 }
 
@@ -84,8 +91,20 @@ func (s *Set) With(flags []Flag, segments []Segment, dropFlags, dropSegments []s
 			errs = append(errs, fmt.Errorf("flag %q: %w", flags[i].Key, err))
 		}
 	}
-	next.keys = slices.Sorted(maps.Keys(next.flags))
+	next.keys = next.sortedKeys(s.keys)
 	return next, errors.Join(errs...)
+}
+
+// sortedKeys returns the keys of all flags in order, without sorting when they are those of before.
+func (s *Set) sortedKeys(before []string) []string {
+	same := len(before) == len(s.flags)
+	for i := 0; same && i < len(before); i++ {
+		_, same = s.flags[before[i]]
+	}
+	if same {
+		return before
+	}
+	return slices.Sorted(maps.Keys(s.flags))
 }
 
 // put compiles one flag into a set that is still being made.
@@ -109,6 +128,9 @@ func (s *Set) put(f *Flag) error {
 
 // cycleFrom walks the prerequisites of a flag and returns the way back to itself, or nil.
 func (s *Set) cycleFrom(key string) []string {
+	if len(s.flags[key].prereqs) == 0 {
+		return nil
+	}
 	seen := map[string]bool{}
 	var walk func(at string, way []string) []string
 	walk = func(at string, way []string) []string {
@@ -201,18 +223,17 @@ func compile(f *Flag) (*compiled, error) {
 	if err := f.Validate(); err != nil {
 		return nil, err
 	}
-	values := map[string]outcome{}
-	for _, v := range f.Variants {
+	c := &compiled{def: *f, outcomes: make([]Outcome, len(f.Variants)), byKey: f.Unit == "" || f.Unit == targetingKey}
+	values := make(map[string]*Outcome, len(f.Variants))
+	for i, v := range f.Variants {
 		value, err := compileValue(f.Type, v)
 		if err != nil {
 			return nil, err
 		}
-		values[v.Name] = outcome{v.Name, value}
+		c.outcomes[i] = Outcome{i, v.Name, value}
+		values[v.Name] = &c.outcomes[i]
 	}
-	c := &compiled{def: *f, salt: f.Salt, on: values[f.On], off: values[f.Off]}
-	if c.salt == "" {
-		c.salt = f.Key
-	}
+	c.on, c.off, c.salted = values[f.On], values[f.Off], dial.NewSalted(cmp.Or(f.Salt, f.Key))
 	for _, r := range f.Rules {
 		compiledRule := rule{out: values[r.Variant], dial: -1}
 		if r.Dial != nil {
@@ -225,7 +246,7 @@ func compile(f *Flag) (*compiled, error) {
 		c.rules = append(c.rules, compiledRule)
 	}
 	if len(f.Overrides) > 0 {
-		c.override = make(map[string]outcome, len(f.Overrides))
+		c.override = make(map[string]*Outcome, len(f.Overrides))
 		for unit, name := range f.Overrides {
 			c.override[unit] = values[name]
 		}

@@ -177,6 +177,9 @@ type Context struct {
 	// TargetingKey is the unit by default; "" when there is none.
 	TargetingKey string
 	Attributes   map[string]any
+	// Base holds attributes of the caller's surroundings, such as its host; Attributes wins over it name by name.
+	// It lets a process add what is true of all its callers without copying a map for each.
+	Base map[string]any
 }
 
 // Resolution is the answer for one flag. It holds no memory of its own: Value is shared and read-only.
