@@ -20,12 +20,16 @@ type request struct {
 	WayBack bool
 }
 
-// errStopped is the cause with which work that has changed nothing yet is called off.
-var errStopped = errors.New("emergency stop: no activation is started")
+// The causes with which an activation is called off: see overtaken.
+var (
+	errStopped   = errors.New("emergency stop: no activation is started")
+	errOvertaken = errors.New("overtaken")
+)
 
 // activate makes a release the active one: pre checks, drain, switch, start, health, post checks. Until the
-// switch the end of abort calls it off; from there on it goes through, forward or back. The end of ctx (the agent
-// ends) leaves the journal for the next start to go on with.
+// switch the end of abort calls it off; from there on it goes through, forward or back, and an abort that says the
+// release is not wanted any more makes it go back at once. The end of ctx (the agent ends) leaves the journal for the
+// next start to go on with.
 func (u *unit) activate(ctx, abort context.Context, req request) {
 	u.journal.Last = install.Attempt{Release: req.Release, Retry: req.Retry, Outcome: install.InProgress}
 	u.publish(true)
@@ -56,7 +60,7 @@ func (u *unit) activate(ctx, abort context.Context, req request) {
 		u.undo(ctx, next, err)
 		return
 	}
-	u.finish(ctx, next, false)
+	u.finish(ctx, abort, next, false)
 }
 
 // before runs what comes before anything changes.
@@ -87,8 +91,15 @@ func (u *unit) swap(req request) error {
 }
 
 // finish starts the release the links name, unless it was found running, and settles on it or goes back.
-func (u *unit) finish(ctx context.Context, next live, running bool) {
+func (u *unit) finish(ctx, abort context.Context, next live, running bool) {
 	u.unwatch()
+	wanted, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(abort, func() {
+		if cause := context.Cause(abort); errors.Is(cause, errOvertaken) {
+			cancel(cause)
+		}
+	})()
 	err := error(nil)
 	if !running {
 		u.step("before start")
@@ -96,17 +107,20 @@ func (u *unit) finish(ctx context.Context, next live, running bool) {
 		u.step("after start")
 	}
 	if err == nil {
-		err = u.awaitHealth(ctx, next)
+		err = u.awaitHealth(wanted, next)
 		u.step("after health")
 	}
 	if err == nil {
-		err = u.runScripts(ctx, next, "post", next.manifest.Recipe.Checks.Post)
+		err = u.runScripts(wanted, next, "post", next.manifest.Recipe.Checks.Post)
 		u.step("after post")
 	}
 	switch {
 	case ctx.Err() != nil:
 		return
 	case err != nil:
+		if cause := context.Cause(wanted); cause != nil {
+			err = cause // says more than what it interrupted
+		}
 		u.undo(ctx, next, err)
 	default:
 		u.settle(next, install.Healthy, "")
@@ -170,6 +184,10 @@ func (u *unit) goBack(ctx context.Context, cause error) {
 	}
 	j.Phase, j.Target = install.Settled, ""
 	j.Last.Outcome, j.Last.Error = install.Failed, cause.Error()
+	if errors.Is(cause, errOvertaken) && err == nil {
+		// The release was not found wanting, it was not wanted: nothing is held against it.
+		j.Last = install.Attempt{Release: j.Active, Outcome: install.Healthy, Scripts: j.Last.Scripts}
+	}
 	u.store()
 	if j.Active != "" && old.spec.Release != "" {
 		u.watchHealth(old)
@@ -257,7 +275,7 @@ func (u *unit) resume(ctx context.Context, id string) error {
 		}
 	}
 	u.journal.Last = install.Attempt{Release: id, Retry: u.journal.Last.Retry, Outcome: install.InProgress}
-	u.finish(ctx, next, running)
+	u.finish(ctx, ctx, next, running)
 	return nil
 }
 

@@ -231,7 +231,7 @@ func (l *loop) addUnit(name string) error {
 			u.setIllness(fmt.Errorf("recover: %w", err))
 		}
 		j, ready := u.journal, u.ready()
-		l.a.do(l.ctx, func(l *loop) { h.busy, h.snap.Journal = false, j; h.setReady(ready) })
+		l.a.do(l.ctx, func(l *loop) { h.busy, h.snap.Journal, h.snap.Busy = false, j, false; h.setReady(ready) })
 		u.serve(l.ctx, h.cmds)
 		if err := u.close(); err != nil {
 			u.log.Warn("close", "err", err)
@@ -338,9 +338,9 @@ func (l *loop) reconcile() {
 			Active: t.GetActive(), WayBack: t.GetWayBack(), Retry: t.GetRetry(),
 		}
 		if h.busy {
-			if why := ""; h.running != nil {
-				if why = overtaken(w, *h.running); why != "" {
-					h.abort(errors.New(why))
+			if h.running != nil {
+				if why := overtaken(w, *h.running); why != nil {
+					h.abort(why)
 				}
 			}
 			continue
@@ -381,7 +381,7 @@ func (l *loop) command(h *handle, fn func(context.Context)) {
 		fn(ctx)
 		// Queued before the report that follows it, so the loop decides on what the work has led to.
 		j := h.unit.journal
-		l.a.do(l.ctx, func(*loop) { h.busy, h.running, h.snap.Journal = false, nil, j })
+		l.a.do(l.ctx, func(*loop) { h.busy, h.running, h.snap.Journal, h.snap.Busy = false, nil, j, false })
 	}
 }
 

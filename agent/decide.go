@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"fmt"
+
 	"github.com/murmuration/murmuration/agent/install"
 	murmurv1 "github.com/murmuration/murmuration/proto/murmur/v1"
 )
@@ -67,17 +69,20 @@ func decide(w wish, h have) (verb, request) {
 	return doActivate, req
 }
 
-// overtaken says why an activation under way should be called off if it still can, "" to let it go on.
-func overtaken(w wish, running request) string {
+// overtaken says why an activation under way should be called off, nil to let it go on. An emergency stop calls it
+// off only while nothing has changed yet; what wraps errOvertaken also ends the wait for a release's health.
+func overtaken(w wish, running request) error {
 	switch {
-	case w.Stopped && !running.WayBack:
-		return errStopped.Error()
+	case running.WayBack:
+		return nil
+	case w.Active != "" && w.Active != running.Release:
+		return fmt.Errorf("%w: a newer order wants release %s", errOvertaken, w.Active)
 	case w.Drained:
-		return "the host is being drained"
-	case w.Active != "" && w.Active != running.Release && !running.WayBack:
-		return "a newer order wants release " + w.Active
+		return fmt.Errorf("%w: the host is being drained", errOvertaken)
+	case w.Stopped:
+		return errStopped
 	}
-	return ""
+	return nil
 }
 
 // stale reports whether an order is older than one already obeyed: a lower term is a leader that was replaced.

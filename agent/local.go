@@ -148,7 +148,7 @@ func (l *loop) rollback(service, to, reason string, done chan<- error) {
 	}
 	if h.busy {
 		if h.abort != nil && h.running != nil {
-			h.abort(errors.New("a local rollback overtakes it"))
+			h.abort(fmt.Errorf("%w: a local rollback", errOvertaken))
 		}
 		time.AfterFunc(busyAgain, func() { l.a.do(l.ctx, func(l *loop) { l.rollback(service, to, reason, done) }) })
 		return

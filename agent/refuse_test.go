@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/murmuration/murmuration/internal/durable"
 	murmurv1 "github.com/murmuration/murmuration/proto/murmur/v1"
@@ -165,6 +166,29 @@ func TestEmergencyStopLetsAWayBackThrough(t *testing.T) {
 	d.Stopped, d.Services[0].WayBack = true, true
 	h.tell(d)
 	h.awaitActive(r1)
+}
+
+func TestNewerOrderEndsTheWaitForHealth(t *testing.T) {
+	dir, root := t.TempDir(), t.TempDir()
+	good, sick := shop(t, dir, nil), shop(t, dir, func(r *release.Recipe) {
+		r.Run.Env["SICK"] = "1"
+		r.Health[0].Deadline = release.Duration(10 * time.Minute)
+	})
+	h := boot(t, testConfig(root, newFakeSwarm(good, sick)))
+	h.tell(order(1, good))
+	h.awaitActive(good)
+	h.tell(order(2, sick, good))
+	h.await("switched", func(*murmurv1.ServiceReport) bool {
+		cur, err := os.Readlink(filepath.Join(root, "shop", "current"))
+		return err == nil && cur == "releases/"+sick.id
+	})
+	back := order(3, good, sick)
+	back.Services[0].WayBack = true
+	h.tell(back)
+	h.awaitActive(good)
+	if got := answers(root); got != good.id {
+		t.Errorf("%q answers, want the old release", got)
+	}
 }
 
 func TestDrainStopsAndReturns(t *testing.T) {
