@@ -33,8 +33,8 @@ type fakeAgent struct {
 	stopped bool
 	peers   []*murmurv1.Peer
 	rejoin  string
-	refused int // orders older than the newest obeyed
-	retry   uint64
+	refused int    // orders older than the newest obeyed
+	retry   uint64 // of the attempt
 	send    func(*murmurv1.AttachRequest) error
 }
 
@@ -142,15 +142,16 @@ func (a *fakeAgent) becomeLocked(t *murmurv1.ServiceTarget) {
 	switch {
 	case a.active == t.Active, failedBefore, a.stopped && !t.WayBack:
 	case a.held[t.Active]:
-		a.attempt, a.outcome = t.Active, murmurv1.Outcome_OUTCOME_IN_PROGRESS
+		a.attempt, a.outcome, a.retry = t.Active, murmurv1.Outcome_OUTCOME_IN_PROGRESS, t.Retry
 	case a.bad[t.Active]:
-		a.attempt, a.outcome, a.errText = t.Active, murmurv1.Outcome_OUTCOME_FAILED, "health check failed"
+		a.sayLocked() // answers the order before the attempt, as agents do
+		a.attempt, a.outcome, a.retry, a.errText = t.Active, murmurv1.Outcome_OUTCOME_FAILED, t.Retry, "health check failed"
 	default:
+		a.sayLocked()
 		a.active = t.Active
-		a.attempt, a.outcome, a.errText = t.Active, murmurv1.Outcome_OUTCOME_HEALTHY, ""
+		a.attempt, a.outcome, a.retry, a.errText = t.Active, murmurv1.Outcome_OUTCOME_HEALTHY, t.Retry, ""
 		a.ran = append(a.ran, t.Active)
 	}
-	a.retry = t.Retry
 	a.sayLocked()
 }
 
@@ -164,7 +165,7 @@ func (a *fakeAgent) sayLocked() {
 func (a *fakeAgent) reportLocked() *murmurv1.ServiceReport {
 	rep := &murmurv1.ServiceReport{
 		Status:    &murmurv1.HostService{Service: testService, Active: a.active, State: "running"},
-		Attempted: a.attempt, Outcome: a.outcome, Error: a.errText, Order: a.seen,
+		Attempted: a.attempt, Outcome: a.outcome, Error: a.errText, Order: a.seen, Retry: a.retry,
 	}
 	for id := range a.staged {
 		rep.Staged = append(rep.Staged, &murmurv1.StagedRelease{ReleaseId: id, Ready: true})

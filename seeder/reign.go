@@ -162,7 +162,7 @@ func (b *box) has(is func(rollout.Event) bool) bool {
 // host's newest report is asked what it means.
 func (r *reign) adopt(v *rolloutView) *box {
 	b := &box{rolloutView: v, performing: map[string]bool{}}
-	b.fresh = freshness{start: b.rec.StartRev, back: b.rec.BackRev}
+	b.fresh = freshness{start: b.rec.StartRev, back: b.rec.BackRev, retry: retryOf(&b.rec)}
 	r.boxes[b.key()] = b
 	b.add(func(at rollout.At) rollout.Event { return rollout.Tick{At: at} })
 	r.hear(b, nil)

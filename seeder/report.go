@@ -23,6 +23,13 @@ type hostNews struct {
 // or after its way back began (back). A failure from before is another rollout's.
 type freshness struct {
 	start, back int64
+	// retry is the number this rollout's targets carry; an attempt made for another is another rollout's.
+	retry uint64
+}
+
+// failed reports whether a report says that the release failed, in answer to an order of revision since or later.
+func (f freshness) failed(rep *murmurv1.ServiceReport, release string, since int64) bool {
+	return rep.GetOrder().GetRevision() >= since && isFailing(rep, release) && (rep.Retry == 0 || rep.Retry == f.retry)
 }
 
 // eventsOf turns what is known of a host into events of a rollout. It compares with the rollout's state, so it
@@ -79,12 +86,8 @@ func stageEvent(at rollout.At, s *rollout.State, i int, rep *murmurv1.ServiceRep
 	return nil
 }
 
-// States of a service on a host that are no health: package agent's words for a release that runs but fails.
-const (
-	stateFailed    = "failed"
-	stateUnhealthy = "unhealthy"
-	stateCrashLoop = "crash-loop"
-)
+// stateFailed is package agent's word for a release that runs and is not well, or crashes again and again.
+const stateFailed = "failed"
 
 // runEvent is what a report says about what runs on the host. That the release runs well is true whenever it was
 // said; a failure, and the way back, count only when the report answers an order that asked for them.
@@ -101,11 +104,11 @@ func runEvent(at rollout.At, s *rollout.State, i int, goal string, rep *murmurv1
 		if isHealthy(rep, s.Plan.Release) {
 			return activated(s.Plan.Release)
 		}
-		if order >= fresh.start && isFailing(rep, s.Plan.Release) {
+		if fresh.failed(rep, s.Plan.Release, fresh.start) {
 			return failed(s.Plan.Release)
 		}
 	case rollout.ActiveHost:
-		if order >= fresh.start && isFailing(rep, s.Plan.Release) {
+		if fresh.failed(rep, s.Plan.Release, fresh.start) {
 			return failed(s.Plan.Release)
 		}
 	case rollout.FailedHost:
@@ -116,7 +119,7 @@ func runEvent(at rollout.At, s *rollout.State, i int, goal string, rep *murmurv1
 		if order >= fresh.back && isHealthy(rep, goal) {
 			return activated(goal)
 		}
-		if order >= fresh.back && isFailing(rep, goal) && st.Phase == rollout.RevertingHost {
+		if fresh.failed(rep, goal, fresh.back) && st.Phase == rollout.RevertingHost {
 			return failed(goal)
 		}
 	}
@@ -134,9 +137,8 @@ func isFailing(rep *murmurv1.ServiceReport, release string) bool {
 	if rep.Attempted == release && rep.Outcome == murmurv1.Outcome_OUTCOME_FAILED {
 		return true
 	}
-	state := rep.GetStatus().GetState()
 	return rep.GetStatus().GetActive() == release && rep.Outcome != murmurv1.Outcome_OUTCOME_IN_PROGRESS &&
-		(state == stateFailed || state == stateUnhealthy || state == stateCrashLoop)
+		rep.GetStatus().GetState() == stateFailed
 }
 
 // failure puts a failure into words.

@@ -182,3 +182,28 @@ func TestSameRequestStartsOnce(t *testing.T) {
 		t.Errorf("the queued rollout goes back to %s, want what is stable now, %s", got.Plan.Stable, next)
 	}
 }
+
+func TestOldFailureIsNotHeldAgainstANewTry(t *testing.T) {
+	w := newWorld(t)
+	old, next := w.release(1, quick()), w.release(2, quick())
+	w.stable(old)
+	s := w.seeder("s1")
+	agents := w.fleetOf(s, 3, old)
+	for _, a := range agents {
+		a.bad[next] = true
+	}
+	api := w.api(s)
+	w.awaitPhase(api.start(t, next), rollout.RolledBack)
+	w.must(func() bool { return w.service().Lock != nil }, "the service locked")
+	if _, err := api.services.UnlockService(t.Context(), connect.NewRequest(&murmurv1.UnlockServiceRequest{Name: testService})); err != nil {
+		t.Fatal(err)
+	}
+	w.must(func() bool { svc, _ := s.view.service(testService); return svc.rec.Lock == nil }, "the view unlocked")
+	for _, a := range agents {
+		a.mu.Lock()
+		delete(a.bad, next)
+		a.mu.Unlock()
+	}
+	w.awaitPhase(api.start(t, next), rollout.Complete, rollout.RolledBack)
+	w.must(allRun(agents, next), "every host on the release that failed before")
+}

@@ -71,6 +71,9 @@ func New(cfg Config) (*Seeder, error) {
 }
 
 // open makes the parts that hold files and sockets.
+// dealers is to how many hosts at once the first seed deals different pieces of one release.
+const dealers = 64
+
 func (s *Seeder) open() error {
 	auth := s.cfg.Authority
 	names := append([]string{hostPart(s.address), hostPart(s.listener.Addr().String())}, s.cfg.Names...)
@@ -100,7 +103,7 @@ func (s *Seeder) open() error {
 			p, err := identity.PeerOfConn(cs)
 			return p.Name(), err
 		},
-		UpRate: s.cfg.UpRate, Logger: s.log,
+		UpRate: s.cfg.UpRate, Deal: dealers, Logger: s.log,
 	})
 	if err != nil {
 		return err

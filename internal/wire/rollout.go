@@ -44,18 +44,11 @@ func Rollout(r record.Rollout, detail Detail, hostName func(id string) string) *
 	return out
 }
 
-// Cohorts returns, for each step of the plan, how many of its hosts the step covers: at least one, never fewer
-// than the step before.
+// Cohorts returns, for each step of the plan, how many of its hosts the step covers.
 func Cohorts(p rollout.Plan) []int {
 	out := make([]int, len(p.Steps))
-	least := 1
-	for i, s := range p.Steps {
-		n := s.Hosts
-		if n == 0 {
-			n = s.Dial.Count(len(p.Hosts))
-		}
-		least = min(max(n, least), len(p.Hosts))
-		out[i] = least
+	for i := range out {
+		out[i] = p.Cohort(i)
 	}
 	return out
 }
@@ -89,28 +82,11 @@ func timeline(entries []rollout.Entry) []*murmurv1.TimelineEntry {
 }
 
 func hostCounts(s *rollout.State) *murmurv1.HostCounts {
-	c := &murmurv1.HostCounts{Total: int32(len(s.Plan.Hosts))}
-	for _, h := range s.Hosts {
-		if h.Lost {
-			c.Lost++
-		}
-		switch h.Phase {
-		case rollout.StagedHost, rollout.ActivatingHost:
-			c.Staged++
-		case rollout.ActiveHost:
-			c.Staged++
-			c.Active++
-		case rollout.FailedHost, rollout.RevertFailedHost:
-			c.Staged++
-			c.Failed++
-		case rollout.RevertedHost:
-			c.Staged++
-			c.Reverted++
-		case rollout.RevertingHost:
-			c.Staged++
-		}
+	c := s.Counts()
+	return &murmurv1.HostCounts{
+		Total: int32(c.Total), Staged: int32(c.Staged), Active: int32(c.Active), Failed: int32(c.Failed),
+		Lost: int32(c.Lost), Reverted: int32(c.Reverted),
 	}
-	return c
 }
 
 func gateWord(d rollout.GateDecision) string {

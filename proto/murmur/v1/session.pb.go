@@ -398,7 +398,8 @@ type ServiceReport struct {
 	Error         string           `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
 	Scripts       []*ScriptOutput  `protobuf:"bytes,5,rep,name=scripts,proto3" json:"scripts,omitempty"`
 	Staged        []*StagedRelease `protobuf:"bytes,6,rep,name=staged,proto3" json:"staged,omitempty"`
-	Order         *Order           `protobuf:"bytes,7,opt,name=order,proto3" json:"order,omitempty"` // the order this report answers
+	Order         *Order           `protobuf:"bytes,7,opt,name=order,proto3" json:"order,omitempty"`  // the order this report answers
+	Retry         uint64           `protobuf:"varint,8,opt,name=retry,proto3" json:"retry,omitempty"` // the target's retry number that the attempt was made for: tells a new failure from an old one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -480,6 +481,13 @@ func (x *ServiceReport) GetOrder() *Order {
 		return x.Order
 	}
 	return nil
+}
+
+func (x *ServiceReport) GetRetry() uint64 {
+	if x != nil {
+		return x.Retry
+	}
+	return 0
 }
 
 // StagedRelease says how far one release is on this host.
@@ -1413,7 +1421,7 @@ const file_murmur_v1_session_proto_rawDesc = "" +
 	"\tHostFacts\x12\x1b\n" +
 	"\tdisk_free\x18\x01 \x01(\x03R\bdiskFree\x12\x1d\n" +
 	"\n" +
-	"disk_total\x18\x02 \x01(\x03R\tdiskTotal\"\xae\x02\n" +
+	"disk_total\x18\x02 \x01(\x03R\tdiskTotal\"\xc4\x02\n" +
 	"\rServiceReport\x12.\n" +
 	"\x06status\x18\x01 \x01(\v2\x16.murmur.v1.HostServiceR\x06status\x12\x1c\n" +
 	"\tattempted\x18\x02 \x01(\tR\tattempted\x12,\n" +
@@ -1421,7 +1429,8 @@ const file_murmur_v1_session_proto_rawDesc = "" +
 	"\x05error\x18\x04 \x01(\tR\x05error\x121\n" +
 	"\ascripts\x18\x05 \x03(\v2\x17.murmur.v1.ScriptOutputR\ascripts\x120\n" +
 	"\x06staged\x18\x06 \x03(\v2\x18.murmur.v1.StagedReleaseR\x06staged\x12&\n" +
-	"\x05order\x18\a \x01(\v2\x10.murmur.v1.OrderR\x05order\"Z\n" +
+	"\x05order\x18\a \x01(\v2\x10.murmur.v1.OrderR\x05order\x12\x14\n" +
+	"\x05retry\x18\b \x01(\x04R\x05retry\"Z\n" +
 	"\rStagedRelease\x12\x1d\n" +
 	"\n" +
 	"release_id\x18\x01 \x01(\tR\treleaseId\x12\x14\n" +
