@@ -45,7 +45,7 @@ func (l *loop) serviceReport(service string) *murmurv1.ServiceReport {
 	j := s.Journal
 	r := &murmurv1.ServiceReport{
 		Status: hostService(s, h.busy), Attempted: j.Last.Release, Error: j.Last.Error, Outcome: outcome(j.Last.Outcome),
-		Staged: l.stagedReleases(h, t), Order: l.desired.GetOrder(),
+		Staged: l.stagedReleases(h, t), Order: l.desired.GetOrder(), Retry: j.Last.Retry,
 	}
 	if state := r.Status.State; state == StateFailed && j.Active != "" && (j.Last.Release == j.Active || j.Last.Release == "") {
 		r.Attempted, r.Outcome, r.Error = j.Active, murmurv1.Outcome_OUTCOME_FAILED, r.Status.Detail
