@@ -58,6 +58,7 @@ func forms() []form {
 		formOf[record.Builder](), formOf[record.Revocation](), formOf[record.Audit](), formOf[record.AuditHead](),
 		formOf[record.Trust](), formOf[record.FleetCA](), formOf[record.Request](),
 		formOf[record.Seeder](),
+		formOf[record.Flag](), formOf[record.FlagVersion](), formOf[record.Segment](), formOf[record.FlagTickets](),
 	}
 }
 
