@@ -1,8 +1,10 @@
 package seeder
 
 import (
+	"context"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"connectrpc.com/connect"
@@ -26,6 +28,35 @@ func (w *world) fleetOf(s *running, n int, active string) []*fakeAgent {
 	return out
 }
 
+// tellings counts notices by key.
+type tellings struct {
+	mu   sync.Mutex
+	keys map[string]int
+}
+
+// Tell implements Notifier.
+func (n *tellings) Tell(_ context.Context, m Notice) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.keys[m.Key]++
+	return nil
+}
+
+// once fails unless people were told something, and nothing twice.
+func (n *tellings) once(t *testing.T) {
+	t.Helper()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.keys) == 0 {
+		t.Error("nobody was told anything")
+	}
+	for key, times := range n.keys {
+		if times != 1 {
+			t.Errorf("%s was told %d times", key, times)
+		}
+	}
+}
+
 func allRun(agents []*fakeAgent, release string) func() bool {
 	return func() bool {
 		return !slices.ContainsFunc(agents, func(a *fakeAgent) bool { return a.runs() != release })
@@ -36,7 +67,8 @@ func TestRolloutReachesEveryHostAndBecomesStable(t *testing.T) {
 	w := newWorld(t)
 	old, next := w.release(1, quick()), w.release(2, quick())
 	w.stable(old)
-	s := w.seeder("s1")
+	told := &tellings{keys: map[string]int{}}
+	s := w.seeder("s1", func(c *Config) { c.Notifier = told })
 	agents := w.fleetOf(s, 4, old)
 	id := w.api(s).start(t, "latest")
 	w.awaitPhase(id, rollout.Complete)
@@ -51,6 +83,8 @@ func TestRolloutReachesEveryHostAndBecomesStable(t *testing.T) {
 			t.Errorf("host %s was told (-want +got):\n%s", a.host, diff)
 		}
 	}
+	w.must(func() bool { return len(w.rollout(id).Outbox) == 0 }, "every effect confirmed")
+	told.once(t)
 	late := w.agent("late", "r9", "")
 	w.attach(s, late)
 	w.must(func() bool { return late.runs() == next }, "a late host converging")
