@@ -103,9 +103,9 @@ func (d *draft) unfinished() string {
 		switch {
 		case h.Gone || h.Phase == ActiveHost && !h.Lost:
 		case h.Lost:
-			names = append(names, d.s.Plan.Hosts[i].ID+" (lost)")
+			names = append(names, d.s.Plan.Hosts[i].label()+" (lost)")
 		default:
-			names = append(names, fmt.Sprintf("%s (%s)", d.s.Plan.Hosts[i].ID, h.Phase))
+			names = append(names, fmt.Sprintf("%s (%s)", d.s.Plan.Hosts[i].label(), h.Phase))
 		}
 	}
 	if len(names) == 0 {

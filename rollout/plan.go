@@ -47,7 +47,7 @@ func NewPlan(id, service, releaseID, stable string, hosts []fleet.Host, previous
 	hosts = taking(hosts, o.Instant)
 	first := Widening{Hosts: st.Steps[0].Hosts, Dial: st.Steps[0].Dial}.size(len(hosts))
 	for _, h := range fleet.Order(hosts, service, first) {
-		p.Hosts = append(p.Hosts, Host{ID: h.ID, Rack: h.Rack(), DC: h.DC(), Previous: previous[h.ID]})
+		p.Hosts = append(p.Hosts, Host{ID: h.ID, Name: h.Name, Rack: h.Rack(), DC: h.DC(), Previous: previous[h.ID]})
 	}
 	p.Steps = planSteps(st, len(hosts))
 	if o.Instant {
@@ -156,6 +156,9 @@ func (p Plan) BlastRadius(step int) string {
 	}
 	return r.String()
 }
+
+// label is what people call the host.
+func (h Host) label() string { return cmp.Or(h.Name, h.ID) }
 
 // home is the release host i goes back to: what it ran before, else the stable one; "" if there is neither.
 func (p Plan) home(i int) string { return cmp.Or(p.Hosts[i].Previous, p.Stable) }

@@ -37,7 +37,7 @@ func (d *draft) failed() bool {
 		return false
 	}
 	d.fail(fmt.Sprintf("%s failed, %d allowed: %s%s", plural(failures, "host"), allowed,
-		d.s.Plan.Hosts[last].ID, because(d.s.Hosts[last].Detail)))
+		d.s.Plan.Hosts[last].label(), because(d.s.Hosts[last].Detail)))
 	return true
 }
 

@@ -79,7 +79,7 @@ func (d *draft) noteStragglers() {
 	var late []string
 	for i, h := range d.s.Hosts {
 		if !h.Gone && h.Phase != StagedHost {
-			late = append(late, d.s.Plan.Hosts[i].ID)
+			late = append(late, d.s.Plan.Hosts[i].label())
 		}
 	}
 	d.note(Entry{Kind: "straggler", Text: fmt.Sprintf("going on without %s not staged within %s: %s",

@@ -31,7 +31,9 @@ type Plan struct {
 
 // Host is one host of a plan.
 type Host struct {
-	ID   string `json:"id"`
+	ID string `json:"id"`
+	// Name is what people call it; reasons and the timeline use it. "" means the ID.
+	Name string `json:"name,omitempty"`
 	Rack string `json:"rack,omitempty"`
 	DC   string `json:"dc,omitempty"`
 	// Previous is the release that was active on the host when the rollout was made, "" if none.

@@ -45,6 +45,7 @@ type rolloutState struct {
 // rolloutHost mirrors rollout.Host.
 type rolloutHost struct {
 	ID       string `json:"i"`
+	Name     string `json:"n,omitempty"`
 	Rack     string `json:"r,omitempty"`
 	DC       string `json:"d,omitempty"`
 	Previous string `json:"p,omitempty"`
