@@ -1,6 +1,7 @@
 package feature
 
 import (
+	"reflect"
 	"time"
 
 	"github.com/murmuration/murmuration/dial"
@@ -20,6 +21,8 @@ type Plan struct {
 	Simple bool
 	// Killed says that a kill decides.
 	Killed bool
+	// Timeless says that no schedule has a say, not even through a prerequisite.
+	Timeless bool
 	// Until is when the schedule moves the dial next; zero when it never will.
 	Until time.Time
 }
@@ -32,9 +35,9 @@ func (s *Set) Plan(key string, now time.Time) (Plan, bool) {
 		return Plan{}, false
 	}
 	if c.def.Killed != nil {
-		return Plan{On: c.on, Off: c.off, Dial: dial.Off, Simple: true, Killed: true}, true
+		return Plan{On: c.on, Off: c.off, Dial: dial.Off, Simple: true, Killed: true, Timeless: true}, true
 	}
-	p := Plan{Dial: c.def.DialAt(now), Salted: c.salted}
+	p := Plan{Dial: c.def.DialAt(now), Salted: c.salted, Timeless: c.def.Schedule == nil && len(c.prereqs) == 0}
 	p.Until, _ = c.def.NextChange(now)
 	if c.override == nil && len(c.prereqs) == 0 && len(c.rules) == 0 && c.byKey {
 		p.On, p.Off, p.Simple = c.on, c.off, true
@@ -64,4 +67,24 @@ func (s *Set) Outcomes(key string) []Outcome {
 		return c.outcomes
 	}
 	return nil
+}
+
+// Same reports whether two sets define a flag alike, or both don't.
+func (s *Set) Same(other *Set, key string) bool {
+	a, b := s.flags[key], other.flags[key]
+	if a == b || a == nil || b == nil {
+		return a == b
+	}
+	return reflect.DeepEqual(a.def, b.def)
+}
+
+// Decide is [Set.Evaluate] for callers who need no more than the outcome; nil when there is no such flag or it
+// needs a unit that the caller does not have.
+func (s *Set) Decide(key string, ctx *Context, now time.Time) *Outcome {
+	c, ok := s.flags[key]
+	if !ok {
+		return nil
+	}
+	out, _ := s.evaluate(c, ctx, now, 0)
+	return out
 }
