@@ -195,9 +195,11 @@ func (r *run) make(ctx context.Context, repo *Repo) (string, error) {
 		return "", err
 	}
 	if r.recipe.Build.Command != "" {
+		begun := time.Now()
 		if err := r.command().run(ctx); err != nil {
 			return "", err
 		}
+		r.log.say("the build command took %.3fs", time.Since(begun).Seconds())
 	}
 	return outputDir(src, r.recipe.Build.Output)
 }

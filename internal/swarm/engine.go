@@ -127,6 +127,7 @@ func (e *Engine) clientConfig() *torrent.ClientConfig {
 	c.MaxAllocPeerRequestDataPerConn = 256 << 10
 	c.StealRequestGrace = 100 * time.Millisecond
 	c.PeerID = ""
+	c.DefaultStorage = noStorage{} // every torrent brings its own; the engine's default would open a database
 	e.watch.install(&c.Callbacks)
 	return c
 }

@@ -307,6 +307,14 @@ func (s *store) close() error {
 	return s.f.Close()
 }
 
+// noStorage is the storage of a torrent that brought none, which is never.
+type noStorage struct{}
+
+// OpenTorrent refuses (storage.ClientImpl).
+func (noStorage) OpenTorrent(context.Context, *metainfo.Info, metainfo.Hash) (storage.TorrentImpl, error) {
+	return storage.TorrentImpl{}, errors.New("swarm: a torrent without a store")
+}
+
 // OpenTorrent gives the engine its view of the store (storage.ClientImpl).
 func (s *store) OpenTorrent(context.Context, *metainfo.Info, metainfo.Hash) (storage.TorrentImpl, error) {
 	return storage.TorrentImpl{

@@ -89,7 +89,7 @@ func start(ctx context.Context, cfg Config) (*Server, error) {
 		s.release()
 		return nil, err
 	}
-	if s.etcd, err = startEtcd(conf, cfg.Logger); err != nil {
+	if s.etcd, err = startEtcd(s.stopping, conf, cfg.Logger); err != nil {
 		s.release()
 		return nil, err
 	}
@@ -112,8 +112,8 @@ func start(ctx context.Context, cfg Config) (*Server, error) {
 }
 
 // startEtcd turns what etcd would end the process for or trip over, such as damaged files, into an error.
-func startEtcd(conf *embed.Config, log *slog.Logger) (etcd *embed.Etcd, err error) {
-	logger, gaveUp := zapLogger(log)
+func startEtcd(stopping context.Context, conf *embed.Config, log *slog.Logger) (etcd *embed.Etcd, err error) {
+	logger, gaveUp := zapLogger(stopping, log)
 	conf.ZapLoggerBuilder = embed.NewZapLoggerBuilder(logger)
 	defer func() {
 		broken := recover()

@@ -13,9 +13,10 @@ import (
 // zapLogger makes a zap logger, which is what etcd writes to, that hands warnings and worse to log. What zap calls
 // fatal is a panic with a [fatalError] instead of an exit: at the start it becomes an error of Start; later it
 // ends the program loudly, because etcd is not made to go on.
-func zapLogger(log *slog.Logger) (*zap.Logger, *fatal) {
+// Once stopping ends nothing is logged: etcd reports every listener that we close as an error.
+func zapLogger(stopping context.Context, log *slog.Logger) (*zap.Logger, *fatal) {
 	hook := &fatal{}
-	return zap.New(&core{log: log}, zap.WithFatalHook(hook)), hook
+	return zap.New(&core{log: log, stopping: stopping}, zap.WithFatalHook(hook)), hook
 }
 
 // fatal implements zapcore.CheckWriteHook. It remembers the first fatal entry, since etcd's own clean-up may
@@ -36,16 +37,19 @@ type fatalError struct{ text, fields string }
 func (e *fatalError) Error() string { return fmt.Sprintf("etcd gave up: %s (%s)", e.text, e.fields) }
 
 // core implements zapcore.Core.
-type core struct{ log *slog.Logger }
+type core struct {
+	log      *slog.Logger
+	stopping context.Context
+}
 
 // Enabled implements zapcore.LevelEnabler.
 func (c *core) Enabled(level zapcore.Level) bool {
-	return level >= zapcore.WarnLevel && c.log.Enabled(context.Background(), slogLevel(level))
+	return level >= zapcore.WarnLevel && c.stopping.Err() == nil && c.log.Enabled(context.Background(), slogLevel(level))
 }
 
 // With implements zapcore.Core.
 func (c *core) With(fields []zapcore.Field) zapcore.Core {
-	return &core{log: c.log.With(args(fields)...)}
+	return &core{log: c.log.With(args(fields)...), stopping: c.stopping}
 }
 
 // Check implements zapcore.Core.

@@ -12,7 +12,7 @@ import (
 
 func TestZapLogger(t *testing.T) {
 	var out bytes.Buffer
-	logger, gaveUp := zapLogger(slog.New(slog.NewTextHandler(&out, nil)))
+	logger, gaveUp := zapLogger(t.Context(), slog.New(slog.NewTextHandler(&out, nil)))
 	logger.Info("not shown")
 	logger.With(zap.Int("member", 7)).Warn("slow disk", zap.String("took", "3s"))
 	func() {

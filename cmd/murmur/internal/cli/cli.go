@@ -58,6 +58,13 @@ func New(env Env) *cobra.Command {
 		Version:       version.Version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Args:          cobra.ArbitraryArgs, // an unknown noun arrives in RunE, which knows what was meant
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("%w: murmur has no noun %q%s\nsee: murmur --help", ErrUsage, args[0], suggest(cmd, args[0]))
+			}
+			return cmd.Help()
+		},
 	}
 	root.SetIn(env.Stdin)
 	root.SetOut(env.Stdout)
@@ -75,7 +82,25 @@ func New(env Env) *cobra.Command {
 		a.loginCmd(), a.logoutCmd(), a.whoamiCmd(), a.contextCmd(), a.hooksCmd(),
 		a.upCmd(), a.seederCmd(), a.demoCmd(),
 	)
+	markUsage(root)
 	return root
+}
+
+// markUsage makes missing and surplus arguments and missing flags errors of usage, like unknown flags are.
+func markUsage(cmd *cobra.Command) {
+	usage := func(cmd *cobra.Command, err error) error {
+		if err == nil || errors.Is(err, ErrUsage) {
+			return err
+		}
+		return fmt.Errorf("%w: %v\nsee: %s --help", ErrUsage, err, cmd.CommandPath())
+	}
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error { return usage(cmd, check(cmd, args)) }
+	}
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error { return usage(cmd, cmd.ValidateRequiredFlags()) }
+	for _, c := range cmd.Commands() {
+		markUsage(c)
+	}
 }
 
 // client connects to the API on first use.

@@ -129,13 +129,14 @@ func (a *app) storeBuilderToken(ctx context.Context, c *client.Client, state str
 	if err != nil {
 		return err
 	}
+	name := "builder@" + host[:min(len(host), 56)] // names of tokens have at most 64 bytes
 	resp, err := c.Identity.CreateToken(ctx, connect.NewRequest(&pb.CreateTokenRequest{
-		Name: "builder on " + host, Role: identity.Developer.String(), Ttl: durationpb.New(365 * 24 * time.Hour),
+		Name: name, Role: identity.Developer.String(), Ttl: durationpb.New(365 * 24 * time.Hour),
 	}))
 	if err != nil {
 		return fmt.Errorf("make a token for the builder: %w", err)
 	}
-	own.Token, own.User = resp.Msg.Token, "builder on "+host
+	own.Token, own.User = resp.Msg.Token, name
 	cfg.Set("builder", own)
 	return cfg.Save()
 }

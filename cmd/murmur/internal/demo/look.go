@@ -3,10 +3,10 @@ package demo
 import (
 	"context"
 	"fmt"
+	"regexp"
+	"strconv"
 	"strings"
 	"time"
-
-	"connectrpc.com/connect"
 
 	pb "github.com/murmuration/murmuration/proto/murmur/v1"
 )
@@ -72,16 +72,18 @@ func (s *story) hostIn(r *pb.Rollout, phase string) *host {
 	return nil
 }
 
-// buildTime is how long the build of a release ran.
-func (s *story) buildTime(ctx context.Context, rel *pb.Release) (time.Duration, error) {
-	resp, err := s.client.Releases.ListBuilds(ctx, connect.NewRequest(&pb.ListBuildsRequest{Service: service, Limit: 20}))
+// tookLine is what a builder says about its command in a build's log.
+var tookLine = regexp.MustCompile(`(?m)^murmur: the build command took ([0-9.]+)s$`)
+
+// commandTime finds how long the build command ran; 0 when the log does not say.
+func commandTime(log []byte) time.Duration {
+	m := tookLine.FindSubmatch(log)
+	if m == nil {
+		return 0
+	}
+	s, err := strconv.ParseFloat(string(m[1]), 64)
 	if err != nil {
-		return 0, err
+		return 0
 	}
-	for _, b := range resp.Msg.Builds {
-		if b.ReleaseId == rel.Id {
-			return b.FinishedAt.AsTime().Sub(b.StartedAt.AsTime()), nil
-		}
-	}
-	return 0, fmt.Errorf("no build of release %s is on record", rel.Id)
+	return time.Duration(s * float64(time.Second))
 }

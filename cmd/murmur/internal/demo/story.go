@@ -23,7 +23,8 @@ type story struct {
 	*demo
 	v1, v2     *pb.Release // set as they are published
 	v2Rollout  *pb.Rollout
-	roundTrips time.Duration // push to canary serving, build and bake excluded
+	command    time.Duration // what the last build command took
+	roundTrips time.Duration // push to canary serving, build command and bake excluded
 }
 
 const service = "hello"
@@ -59,7 +60,7 @@ func (d *demo) play(ctx context.Context, extra []step) error {
 			break
 		}
 		if st.name == "push to canary serving" {
-			d.report.print(Result{Step: "push to canary serving, build and bake excluded", OK: true, Seconds: round(s.roundTrips), Detail: "hook, publish, stage on 12 hosts, activate the canary"})
+			d.report.print(Result{Step: "push to canary serving, build and bake excluded", OK: true, Seconds: round(s.roundTrips), Detail: "hook, checkout, pack, sign, publish, stage on every host, activate the canary"})
 		}
 	}
 	total := d.load.mark()
@@ -103,11 +104,14 @@ func (s *story) published(ctx context.Context, commit string) (*pb.Release, erro
 		return nil, err
 	}
 	defer stream.Close()
+	var log []byte
 	for stream.Receive() {
 		if b := stream.Msg().Build; b != nil {
 			build = b
 		}
+		log = append(log, stream.Msg().Log...)
 	}
+	s.command = commandTime(log)
 	if err := stream.Err(); err != nil {
 		return nil, err
 	}
@@ -230,10 +234,6 @@ func (s *story) secondPush(ctx context.Context) (string, error) {
 		return "", err
 	}
 	s.v2 = rel
-	built, err := s.buildTime(ctx, rel)
-	if err != nil {
-		return "", err
-	}
 	r, err := s.start(ctx, rel)
 	if err != nil {
 		return "", err
@@ -251,8 +251,8 @@ func (s *story) secondPush(ctx context.Context) (string, error) {
 		return "", err
 	}
 	total := time.Since(pushed)
-	s.roundTrips = total - built
-	return fmt.Sprintf("%s serves v2 %.2fs after the push, %.2fs of it the build command's", canary.name, total.Seconds(), built.Seconds()), nil
+	s.roundTrips = total - s.command
+	return fmt.Sprintf("%s serves v2 %.2fs after the push, %.2fs of it the build command's", canary.name, total.Seconds(), s.command.Seconds()), nil
 }
 
 // secondRollout restarts every host under load and counts.
