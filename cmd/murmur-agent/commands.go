@@ -140,7 +140,7 @@ func (f *flags) readToken(getenv func(string) string, stdin io.Reader) (string, 
 	}
 	token := strings.TrimSpace(string(b))
 	if token == "" {
-		return "", errors.New("a join token is needed: --token, --token-file or MURMUR_JOIN_TOKEN; `murmur host token` makes one")
+		return "", errors.New("a join token is needed: --token, --token-file or MURMUR_JOIN_TOKEN; `murmur join-token create` makes one")
 	}
 	return token, nil
 }

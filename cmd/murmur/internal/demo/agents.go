@@ -22,7 +22,7 @@ import (
 type host struct {
 	name, rack, dc string
 	root           string
-	url            string // where its service answers
+	url            string   // where its service answers
 	args           []string // of murmur-agent
 	mu             sync.Mutex
 	cmd            *exec.Cmd
