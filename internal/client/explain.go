@@ -55,7 +55,7 @@ func stepFor(code connect.Code) string {
 	case connect.CodePermissionDenied:
 		return "\n(`murmur whoami` shows who you are and your role)"
 	case connect.CodeUnimplemented:
-		return "\n(the server does not know this command: it may be older than this program; compare `murmur version`)"
+		return "\n(the server does not know this command: it may be older than this program; compare `murmur --version`)"
 	case connect.CodeUnavailable:
 		return "\n(nothing is lost: try again in a moment; hosts keep running, and `murmur-agent rollback` works on a host without the control plane)"
 	case connect.CodeDeadlineExceeded:

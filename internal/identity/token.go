@@ -38,7 +38,7 @@ func (t JoinToken) String() string {
 func ParseJoinToken(s string) (JoinToken, error) {
 	parts, ok := splitToken(s, prefixJoin, 4)
 	if !ok || len(parts[3]) != hex.EncodedLen(sha256.Size) || !isHex(parts[3]) {
-		return JoinToken{}, wire.Invalid("this is not a join token: one looks like mj1.<id>.<secret>.<fingerprint>; make one with `murmur host token`")
+		return JoinToken{}, wire.Invalid("this is not a join token: one looks like mj1.<id>.<secret>.<fingerprint>; make one with `murmur join-token create`")
 	}
 	return JoinToken{ID: parts[1], Secret: parts[2], CA: parts[3]}, nil
 }

@@ -179,7 +179,7 @@ func group(use, short string, verbs ...*cobra.Command) *cobra.Command {
 func suggest(cmd *cobra.Command, word string) string {
 	cmd.SuggestionsMinimumDistance = 2
 	if s := cmd.SuggestionsFor(word); len(s) > 0 {
-		return fmt.Sprintf(" (did you mean %q?)", s[0])
+		return fmt.Sprintf(" (did you mean %s?)", strings.Join(s, " or "))
 	}
 	return ""
 }
