@@ -30,6 +30,7 @@ type Client struct {
 	Rollouts murmurv1connect.RolloutServiceClient
 	Fleet    murmurv1connect.FleetServiceClient
 	Identity murmurv1connect.IdentityServiceClient
+	Flags    murmurv1connect.FlagServiceClient
 
 	cfg  Context
 	http *http.Client
@@ -57,6 +58,7 @@ func New(cfg Context) (*Client, error) {
 	c.Rollouts = murmurv1connect.NewRolloutServiceClient(c.http, url, opts...)
 	c.Fleet = murmurv1connect.NewFleetServiceClient(c.http, url, opts...)
 	c.Identity = murmurv1connect.NewIdentityServiceClient(c.http, url, opts...)
+	c.Flags = murmurv1connect.NewFlagServiceClient(c.http, url, opts...)
 	return c, nil
 }
 

@@ -78,6 +78,7 @@ func New(env Env) *cobra.Command {
 	flags.StringVar(&a.contextName, "context", "", "stored context to use (see murmur context list)")
 	root.AddCommand(
 		a.releaseCmd(), a.buildCmd(), a.rolloutCmd(), a.serviceCmd(), a.hostCmd(), a.fleetCmd(),
+		a.flagCmd(), a.segmentCmd(),
 		a.userCmd(), a.tokenCmd(), a.builderCmd(), a.joinCmd(), a.auditCmd(),
 		a.loginCmd(), a.logoutCmd(), a.whoamiCmd(), a.contextCmd(), a.hooksCmd(),
 		a.upCmd(), a.seederCmd(), a.demoCmd(),
