@@ -80,6 +80,9 @@ func (s *Seeder) handler() http.Handler {
 		}
 		mux.Handle(r.pattern, withDeadlines(h))
 	}
+	for pattern, h := range s.cfg.Routes {
+		mux.Handle(pattern, h)
+	}
 	return mux
 }
 

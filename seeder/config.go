@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"github.com/murmuration/murmuration/internal/identity"
@@ -50,6 +51,9 @@ type Config struct {
 	Notifier Notifier
 	// Counters is handed every counter report of a host. It must not block. Default: none.
 	Counters func(host string, c *murmurv1.CounterReport)
+	// Routes are handlers of other parts of the control plane that this server's address answers for as well, by
+	// pattern of [http.ServeMux]. They authorise their requests themselves and set their own time limits.
+	Routes map[string]http.Handler
 }
 
 // Gate decides whether a service may change now. It is asked within a time limit and may be asked often; an
