@@ -29,10 +29,10 @@ type Client struct {
 
 	healthMu sync.Mutex
 	health   health
-	told     bool // that the state is stale
 
-	subMu sync.Mutex
-	subs  []*subscriber
+	emitMu sync.Mutex // one event at a time
+	subMu  sync.Mutex
+	subs   []*subscriber
 
 	ready     chan struct{} // closed with the first state of a server
 	readyOnce sync.Once
@@ -46,7 +46,6 @@ type Client struct {
 	server atomic.Uint64
 
 	// Used by runSync only.
-	staleTimer   *time.Timer
 	lastPoll     time.Time
 	etag         string // of the snapshot of etagRevision
 	etagRevision uint64
@@ -115,6 +114,7 @@ func (c *Client) Start(ctx context.Context) {
 	}
 	c.wg.Go(func() { c.runSync(ctx) })
 	c.wg.Go(func() { c.runAcks(ctx) })
+	c.wg.Go(func() { c.runStale(ctx) })
 	if c.cfg.ReportInterval > 0 {
 		c.wg.Go(func() { c.runReports(ctx) })
 	}
@@ -154,15 +154,14 @@ func (c *Client) replace(snap snapshot, from Source) {
 	c.apply(from, func(s *state) (*state, error) { return s.replaced(snap, from) })
 }
 
-// apply makes the next state and publishes it: first the state, then the slots, then the news. It reports whether
-// there was a change of revision.
-func (c *Client) apply(from Source, change func(*state) (*state, error)) bool {
+// apply makes the next state and publishes it: first the state, then the slots, then the news.
+func (c *Client) apply(from Source, change func(*state) (*state, error)) {
 	c.applyMu.Lock()
 	before := c.state.Load()
 	next, err := change(before)
 	if next == nil {
 		c.applyMu.Unlock()
-		return false
+		return
 	}
 	keys := changedKeys(before, next)
 	c.state.Store(next)
@@ -177,14 +176,13 @@ func (c *Client) apply(from Source, change func(*state) (*state, error)) bool {
 		c.cfg.Logger.Error("flags: a definition does not compile; its last good form stays", "revision", next.revision, "err", err)
 	}
 	if from != FromServer {
-		return true
+		return
 	}
-	c.readyOnce.Do(func() { close(c.ready) })
 	c.wantSave()
+	c.confirmed()
 	if len(keys) > 0 {
 		c.emit(FlagsChanged, keys)
 	}
-	return true
 }
 
 func (c *Client) wantSave() {

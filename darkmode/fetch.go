@@ -92,7 +92,7 @@ func (c *Client) poll(ctx context.Context) error {
 	defer resp.Body.Close()
 	switch resp.StatusCode {
 	case http.StatusNotModified:
-		c.confirmed(false)
+		c.confirmed()
 		return nil
 	case http.StatusOK:
 		return c.takeSnapshot(resp)
@@ -124,7 +124,7 @@ func (c *Client) takeSnapshot(resp *http.Response) error {
 	c.older = 0
 	c.replace(snap, FromServer)
 	c.etag, c.etagRevision = resp.Header.Get("ETag"), snap.Revision
-	c.confirmed(false)
+	c.confirmed()
 	return nil
 }
 

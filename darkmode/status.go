@@ -1,6 +1,7 @@
 package darkmode
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"time"
@@ -92,8 +93,14 @@ func (c *Client) Subscribe(fn func(Event)) (cancel func()) {
 	}
 }
 
-// emit calls the subscribers. Only the goroutine that runs the client's sync calls it.
+// emit calls the subscribers, one event after the other.
 func (c *Client) emit(kind EventKind, keys []string) {
+	c.emitMu.Lock()
+	defer c.emitMu.Unlock()
+	c.emitLocked(kind, keys)
+}
+
+func (c *Client) emitLocked(kind EventKind, keys []string) {
 	c.subMu.Lock()
 	subs := c.subs
 	c.subMu.Unlock()
@@ -123,23 +130,66 @@ type health struct {
 	// heard is when the server was last heard of in this process, asOf also counts the process before.
 	heard, asOf time.Time
 	connected   bool
+	told        bool // that the state is stale
 	lastError   error
 }
 
-// heardOf notes that the server confirmed the state just now. It reports whether that is news.
-func (c *Client) heardOf(connected bool) (news bool) {
+// confirmed notes that the server is there and the state is its own.
+func (c *Client) confirmed() {
 	now := time.Now()
 	c.healthMu.Lock()
-	defer c.healthMu.Unlock()
-	news = c.health.heard.IsZero() || c.told
-	c.told = false
-	c.health.heard, c.health.asOf, c.health.connected, c.health.lastError = now, now.Round(0), connected, nil
-	return news
+	news := c.health.heard.IsZero() || c.health.told
+	c.health.heard, c.health.asOf, c.health.lastError = now, now.Round(0), nil
+	c.healthMu.Unlock()
+	c.readyOnce.Do(func() { close(c.ready) })
+	if !news {
+		return
+	}
+	c.emitMu.Lock()
+	defer c.emitMu.Unlock()
+	c.setTold(false)
+	c.emitLocked(Fresh, nil)
 }
 
+// runStale tells when the server was not heard of for too long.
+func (c *Client) runStale(ctx context.Context) {
+	last := time.Now()
+	for wait := c.cfg.StaleAfter; sleep(ctx, wait); {
+		c.healthMu.Lock()
+		if h := c.health.heard; h.After(last) {
+			last = h
+		}
+		told := c.health.told
+		c.healthMu.Unlock()
+		if wait = c.cfg.StaleAfter - time.Since(last); wait > 0 {
+			continue
+		}
+		wait = c.cfg.StaleAfter
+		if !told {
+			c.emitMu.Lock()
+			c.setTold(true)
+			c.emitLocked(Stale, nil)
+			c.emitMu.Unlock()
+		}
+	}
+}
+
+func (c *Client) setTold(told bool) {
+	c.healthMu.Lock()
+	c.health.told = told
+	c.healthMu.Unlock()
+}
+
+func (c *Client) setConnected(connected bool) {
+	c.healthMu.Lock()
+	c.health.connected = connected
+	c.healthMu.Unlock()
+}
+
+// trouble notes what went wrong.
 func (c *Client) trouble(err error) {
 	c.healthMu.Lock()
-	c.health.lastError, c.health.connected = err, false
+	c.health.lastError = err
 	c.healthMu.Unlock()
 	c.cfg.Logger.Warn("flags: going on with the last good state", "source", c.state.Load().source.String(), "err", err)
 }

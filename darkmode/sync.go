@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/url"
+	"sync/atomic"
 	"time"
 )
 
@@ -23,29 +24,23 @@ var (
 	errNoHello = errors.New("the stream did not begin with hello")
 )
 
-// runSync holds a stream open and polls where that cannot be. It is the only goroutine that changes the state and
-// calls subscribers.
+// runSync holds a stream open and polls where that cannot be.
 func (c *Client) runSync(ctx context.Context) {
 	c.server.Store(rand.Uint64N(uint64(len(c.servers))))
-	stale := time.NewTimer(c.cfg.StaleAfter)
-	defer stale.Stop()
-	c.staleTimer = stale
 	for failures := 0; ctx.Err() == nil; {
-		s := &session{c: c}
+		s, begun := &session{c: c}, time.Now()
 		err := s.run(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		if s.hello {
+		if err == nil || s.hello && time.Since(begun) > c.cfg.MaxBackoff {
 			failures = 0
-		} else {
-			c.server.Add(1)
 		}
 		wait := c.waitAfter(s, err, failures)
 		failures++
-		if s.hello && err == nil {
-			c.disconnected()
-		} else {
+		c.setConnected(false)
+		if err != nil {
+			c.server.Add(1)
 			c.trouble(err)
 			c.emit(Trouble, nil)
 		}
@@ -61,12 +56,12 @@ func (c *Client) waitAfter(s *session, err error, failures int) time.Duration {
 	if errors.As(err, &status) && status.wait > 0 {
 		return status.wait + rand.N(status.wait/2+1) // the server jitters too; this keeps those apart who were told the same
 	}
-	if s.hello && s.retry > 0 {
-		return s.retry/2 + rand.N(s.retry/2+1)
-	}
 	wait := c.cfg.MinBackoff
 	for range min(failures, 32) {
 		wait = min(2*wait, c.cfg.MaxBackoff)
+	}
+	if s.retry > 0 && failures == 0 {
+		wait = s.retry
 	}
 	return wait/2 + rand.N(wait/2+1)
 }
@@ -99,8 +94,6 @@ func (c *Client) pause(ctx context.Context, wait time.Duration, mayPoll bool) bo
 		select {
 		case <-ctx.Done():
 			return false
-		case <-c.staleTimer.C:
-			c.becomeStale()
 		case <-poll.C:
 			c.lastPoll = time.Now()
 			if err := c.poll(ctx); err != nil && ctx.Err() == nil {
@@ -113,37 +106,17 @@ func (c *Client) pause(ctx context.Context, wait time.Duration, mayPoll bool) bo
 	}
 }
 
-// confirmed notes that the server is there and the state is its own.
-func (c *Client) confirmed(connected bool) {
-	if c.heardOf(connected) {
-		c.emit(Fresh, nil)
-	}
-	c.staleTimer.Reset(c.cfg.StaleAfter)
-}
-
-func (c *Client) becomeStale() {
-	c.healthMu.Lock()
-	told := c.told
-	c.told = true
-	c.healthMu.Unlock()
-	if !told {
-		c.emit(Stale, nil)
-	}
-}
-
-func (c *Client) disconnected() {
-	c.healthMu.Lock()
-	c.health.connected = false
-	c.healthMu.Unlock()
-}
+// settleTime is how long after hello a server that has news would have sent it.
+const settleTime = time.Second
 
 // session is one stream.
 type session struct {
 	c     *Client
 	id    string // of the stream, for acks
 	hello bool   // it came
-	// synced says that the state is the server's own: a reset or a delta came, or hello names our revision.
-	synced bool
+	// synced says that the state is the server's own: a reset or a delta came, or nothing did for a while after a
+	// hello that is not behind us.
+	synced atomic.Bool
 	retry  time.Duration
 	quiet  time.Duration // how long the stream may be silent
 }
@@ -169,7 +142,7 @@ func (s *session) run(ctx context.Context) error {
 		if err != nil {
 			return s.ended(orCause(ctx, err))
 		}
-		if err := s.take(e); err != nil {
+		if err := s.take(ctx, e); err != nil {
 			return err
 		}
 	}
@@ -196,13 +169,8 @@ func orCause(ctx context.Context, err error) error {
 
 // heard is called for all that arrives, heartbeats too.
 func (s *session) heard() {
-	if s.synced {
-		s.c.confirmed(true)
-	}
-	select {
-	case <-s.c.staleTimer.C:
-		s.c.becomeStale()
-	default:
+	if s.synced.Load() {
+		s.c.confirmed()
 	}
 }
 
@@ -223,13 +191,13 @@ func (w *watched) Read(p []byte) (int, error) {
 
 // take applies one event. An error ends the stream: what follows an event that could not be read cannot be trusted
 // to fit the state.
-func (s *session) take(e sseEvent) error {
+func (s *session) take(ctx context.Context, e sseEvent) error {
 	if !s.hello && e.name != "hello" {
 		return errNoHello
 	}
 	switch e.name {
 	case "hello":
-		return s.takeHello(e.data)
+		return s.takeHello(ctx, e.data)
 	case "reset":
 		snap, err := decodeSnapshot(e.data)
 		if err != nil {
@@ -254,12 +222,16 @@ func (s *session) take(e sseEvent) error {
 	default:
 		return nil
 	}
-	s.synced = true
-	s.c.confirmed(true)
+	s.settled()
 	return nil
 }
 
-func (s *session) takeHello(data []byte) error {
+func (s *session) settled() {
+	s.synced.Store(true)
+	s.c.confirmed()
+}
+
+func (s *session) takeHello(ctx context.Context, data []byte) error {
 	var h struct {
 		Stream      string `json:"stream"`
 		Revision    uint64 `json:"revision"`
@@ -269,11 +241,20 @@ func (s *session) takeHello(data []byte) error {
 		return fmt.Errorf("%w: %q", errNoHello, data[:min(len(data), 80)])
 	}
 	s.hello, s.id = true, h.Stream
+	s.c.setConnected(true)
 	s.quiet = min(max(time.Duration(h.HeartbeatMS)*time.Millisecond, minHeartbeat), maxHeartbeat) * 5 / 2
-	if s.c.since() == h.Revision {
-		s.synced = true
+	switch since := s.c.since(); {
+	case since == 0 || since > h.Revision:
+	case since == h.Revision:
 		s.c.adopt()
-		s.c.confirmed(true)
+		s.settled()
+	default: // a server whose news are not about flags sends nothing more
+		s.c.wg.Go(func() {
+			if sleep(ctx, settleTime) && !s.synced.Load() {
+				s.c.adopt()
+				s.settled()
+			}
+		})
 	}
 	return nil
 }
