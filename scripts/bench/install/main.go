@@ -31,6 +31,7 @@ import (
 	"github.com/murmuration/murmuration/internal/artifact"
 	"github.com/murmuration/murmuration/internal/durable"
 	"github.com/murmuration/murmuration/release"
+	"github.com/murmuration/murmuration/scripts/bench/rows"
 )
 
 func main() {
@@ -60,7 +61,7 @@ func run(ctx context.Context, rounds int, dir, out string) error {
 		return err
 	}
 	defer os.RemoveAll(work)
-	rows := []row{{Scenario: "machine", Subject: machine(), Metric: "command", Value: float64(rounds), Unit: "rounds: go run ./scripts/bench/install"}}
+	all := []rows.Row{rows.First("go run ./scripts/bench/install", rounds)}
 	for _, sc := range []struct {
 		name string
 		make func(dir string) error
@@ -69,13 +70,13 @@ func run(ctx context.Context, rounds int, dir, out string) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", sc.name, err)
 		}
-		rows = append(rows, r...)
+		all = append(all, r...)
 	}
-	return report(rows, out)
+	return rows.Report(os.Stdout, all, out)
 }
 
 // scenario makes and packs one tree and measures all subjects in turns.
-func scenario(ctx context.Context, name string, makeTree func(string) error, work string, rounds int) ([]row, error) {
+func scenario(ctx context.Context, name string, makeTree func(string) error, work string, rounds int) ([]rows.Row, error) {
 	src, file := filepath.Join(work, "src"), filepath.Join(work, "artifact.tar.zst")
 	if err := errors.Join(os.MkdirAll(src, 0o755), makeTree(src)); err != nil {
 		return nil, err
@@ -153,7 +154,7 @@ func stage(ctx context.Context, file string, a release.Artifact, dst *os.Root) e
 }
 
 // rowsOf turns times into rows; ratios are medians of the ratios within each round.
-func rowsOf(name string, a release.Artifact, took map[string][]float64) []row {
+func rowsOf(name string, a release.Artifact, took map[string][]float64) []rows.Row {
 	ratio := func(of, over string) float64 {
 		var all []float64
 		for i := range took[of] {
@@ -161,22 +162,22 @@ func rowsOf(name string, a release.Artifact, took map[string][]float64) []row {
 		}
 		return median(all)
 	}
-	rows := []row{
-		{name, "murmur", "stage_over_tar", ratio("murmur", "tar"), "x"},
-		{name, "murmur", "stage_over_tar_sync", ratio("murmur", "tar-sync"), "x"},
-		{name, "murmur-nosync", "stage_over_tar", ratio("murmur-nosync", "tar"), "x"},
+	out := []rows.Row{
+		rows.New(name, "murmur", "stage_over_tar", ratio("murmur", "tar"), "x"),
+		rows.New(name, "murmur", "stage_over_tar_sync", ratio("murmur", "tar-sync"), "x"),
+		rows.New(name, "murmur-nosync", "stage_over_tar", ratio("murmur-nosync", "tar"), "x"),
 	}
 	for _, s := range subjects {
 		metric := "stage_s"
 		if s == "tar" || s == "tar-sync" {
 			metric = "tar_s"
 		}
-		rows = append(rows, row{name, s, metric, median(took[s]), "s"})
+		out = append(out, rows.New(name, s, metric, median(took[s]), "s"))
 	}
-	return append(rows,
-		row{name, "murmur", "raw_mib", float64(a.RawSize) / (1 << 20), "MiB"},
-		row{name, "murmur", "artifact_mib", float64(a.Size) / (1 << 20), "MiB"},
-		row{name, "murmur", "files", float64(a.Files), "files"})
+	return append(out,
+		rows.New(name, "murmur", "raw_mib", float64(a.RawSize)/(1<<20), "MiB"),
+		rows.New(name, "murmur", "artifact_mib", float64(a.Size)/(1<<20), "MiB"),
+		rows.New(name, "murmur", "files", float64(a.Files), "files"))
 }
 
 func median(v []float64) float64 {
