@@ -2,6 +2,7 @@ package darkmode
 
 import (
 	"fmt"
+	"math/rand"
 	"strconv"
 	"testing"
 	"time"
@@ -87,13 +88,17 @@ func BenchmarkDial(b *testing.B) {
 	}
 }
 
-// BenchmarkDialParallel counts on all processors at once.
+// BenchmarkDialParallel reads and counts one flag on all processors at once, for many units.
 func BenchmarkDialParallel(b *testing.B) {
 	on := benchClient(100).BoolFlag("search.v2", false)
+	units := make([]string, 256)
+	for i := range units {
+		units[i] = fmt.Sprintf("user-%07d", i)
+	}
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
-		for i := 0; pb.Next(); i++ {
-			on.On("user-1234567")
+		for i := rand.Int(); pb.Next(); i++ {
+			on.On(units[i%len(units)])
 		}
 	})
 }

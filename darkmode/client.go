@@ -68,7 +68,7 @@ func New(cfg Config) *Client {
 	if cfg.CopyFile != "" {
 		c.copy = &diskCopy{path: cfg.CopyFile, limit: cfg.MaxBytes}
 	}
-	c.state.Store(&state{set: &feature.Set{}, segments: map[string]feature.Segment{}})
+	c.state.Store(&state{set: &feature.Set{}})
 	c.loadFirst()
 	return c
 }
@@ -163,7 +163,7 @@ func (c *Client) apply(from Source, change func(*state) (*state, error)) {
 		c.applyMu.Unlock()
 		return
 	}
-	keys := changedKeys(before, next)
+	keys := next.set.Changed(before.set)
 	c.state.Store(next)
 	now := time.Now()
 	for _, key := range keys {

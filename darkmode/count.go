@@ -21,12 +21,12 @@ type counter struct {
 // cellsPerLine is how many 8-byte cells a cache line holds; maxShards bounds a counter's memory.
 const (
 	cellsPerLine = 8
-	maxShards    = 8
+	maxShards    = 16
 )
 
 func newCounter(variants []string) *counter {
 	shards := 1
-	for shards < min(runtime.GOMAXPROCS(0), maxShards) {
+	for shards < min(4*runtime.GOMAXPROCS(0), maxShards) { // more than processors, so that they seldom meet
 		shards *= 2
 	}
 	stride := (len(variants) + cellsPerLine - 1) / cellsPerLine * cellsPerLine

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"reflect"
 	"slices"
 	"time"
 
@@ -16,7 +15,6 @@ import (
 // state is everything known at one revision: immutable, swapped as a whole.
 type state struct {
 	set      *feature.Set
-	segments map[string]feature.Segment
 	revision uint64
 	source   Source
 	// ahead holds, for flags taken from kill events, the revision of the kill; the deltas in between must not undo it.
@@ -76,43 +74,27 @@ func decodeMessage(data []byte) (message, error) {
 // replaced returns the state of a snapshot. Definitions that do not compile keep the form that s has, if any; the
 // error names them and the state is usable all the same.
 func (s *state) replaced(snap snapshot, from Source) (*state, error) {
-	next := &state{revision: snap.Revision, source: from, segments: make(map[string]feature.Segment, len(snap.Segments))}
-	inFlags := make(map[string]bool, len(snap.Flags))
+	flags := make(map[string]bool, len(snap.Flags))
 	for i := range snap.Flags {
-		inFlags[snap.Flags[i].Key] = true
+		flags[snap.Flags[i].Key] = true
 	}
-	for _, seg := range snap.Segments {
-		next.segments[seg.Key] = seg
+	segments := make(map[string]bool, len(snap.Segments))
+	for i := range snap.Segments {
+		segments[snap.Segments[i].Key] = true
 	}
 	var dropFlags, dropSegments []string
 	for key := range s.set.Keys() {
-		if !inFlags[key] {
+		if !flags[key] {
 			dropFlags = append(dropFlags, key)
 		}
 	}
-	for key := range s.segments {
-		if _, in := next.segments[key]; !in {
-			dropSegments = append(dropSegments, key)
+	for _, seg := range s.set.Segments() {
+		if !segments[seg.Key] {
+			dropSegments = append(dropSegments, seg.Key)
 		}
 	}
-	var err error
-	next.set, err = s.set.With(snap.Flags, snap.Segments, dropFlags, dropSegments)
-	next.keepGoodSegments(s)
-	return next, err
-}
-
-// keepGoodSegments puts back the former definition of segments that do not compile, as the set did.
-func (s *state) keepGoodSegments(before *state) {
-	for key, seg := range s.segments {
-		if seg.Validate() == nil {
-			continue
-		}
-		if old, ok := before.segments[key]; ok {
-			s.segments[key] = old
-		} else {
-			delete(s.segments, key)
-		}
-	}
+	set, err := s.set.With(snap.Flags, snap.Segments, dropFlags, dropSegments)
+	return &state{set: set, revision: snap.Revision, source: from}, err
 }
 
 // changed returns the state after a delta, or nil when the state has it already.
@@ -120,18 +102,8 @@ func (s *state) changed(m message) (*state, error) {
 	if m.Revision <= s.revision {
 		return nil, nil
 	}
-	next := &state{revision: m.Revision, source: FromServer, segments: s.segments, ahead: maps.Clone(s.ahead)}
+	next := &state{revision: m.Revision, source: FromServer, ahead: maps.Clone(s.ahead)}
 	maps.DeleteFunc(next.ahead, func(_ string, revision uint64) bool { return revision <= m.Revision })
-	if len(m.Segments)+len(m.DroppedSegments) > 0 {
-		next.segments = maps.Clone(s.segments)
-		for _, key := range m.DroppedSegments {
-			delete(next.segments, key)
-		}
-		for _, seg := range m.Segments {
-			next.segments[seg.Key] = seg
-		}
-		next.keepGoodSegments(s)
-	}
 	dropped := slices.DeleteFunc(m.DroppedFlags, func(key string) bool { return next.ahead[key] > 0 })
 	var err error
 	next.set, err = s.set.With(s.notOlder(m.Flags), m.Segments, dropped, m.DroppedSegments)
@@ -169,44 +141,10 @@ func (s *state) notOlder(flags []feature.Flag) []feature.Flag {
 
 // snapshot is the state as data.
 func (s *state) snapshot() snapshot {
-	out := snapshot{Revision: s.revision, Flags: make([]feature.Flag, 0, s.set.Len()), Segments: make([]feature.Segment, 0, len(s.segments))}
+	out := snapshot{Revision: s.revision, Flags: make([]feature.Flag, 0, s.set.Len()), Segments: s.set.Segments()}
 	for key := range s.set.Keys() {
 		f, _ := s.set.Flag(key)
 		out.Flags = append(out.Flags, f)
 	}
-	for _, key := range slices.Sorted(maps.Keys(s.segments)) {
-		out.Segments = append(out.Segments, s.segments[key])
-	}
 	return out
-}
-
-// changedKeys lists the flags whose answers may differ between two states, in order: those whose definition
-// does, those that need them, and all when a segment differs.
-func changedKeys(before, after *state) []string {
-	keys := map[string]bool{}
-	segments := !maps.EqualFunc(before.segments, after.segments, func(a, b feature.Segment) bool { return reflect.DeepEqual(a, b) })
-	needs := map[string][]string{}
-	for key := range after.set.Keys() {
-		if segments || !after.set.Same(before.set, key) {
-			keys[key] = true
-		}
-		f, _ := after.set.Flag(key)
-		for _, p := range f.Prerequisites {
-			needs[p.Flag] = append(needs[p.Flag], key)
-		}
-	}
-	for key := range before.set.Keys() {
-		if _, ok := after.set.Flag(key); !ok {
-			keys[key] = true
-		}
-	}
-	for todo := slices.Collect(maps.Keys(keys)); len(todo) > 0; todo = todo[1:] {
-		for _, key := range needs[todo[0]] {
-			if !keys[key] {
-				keys[key] = true
-				todo = append(todo, key)
-			}
-		}
-	}
-	return slices.Sorted(maps.Keys(keys))
 }

@@ -1,7 +1,6 @@
 package feature
 
 import (
-	"reflect"
 	"time"
 
 	"github.com/murmuration/murmuration/dial"
@@ -67,15 +66,6 @@ func (s *Set) Outcomes(key string) []Outcome {
 		return c.outcomes
 	}
 	return nil
-}
-
-// Same reports whether two sets define a flag alike, or both don't.
-func (s *Set) Same(other *Set, key string) bool {
-	a, b := s.flags[key], other.flags[key]
-	if a == b || a == nil || b == nil {
-		return a == b
-	}
-	return reflect.DeepEqual(a.def, b.def)
 }
 
 // Decide is [Set.Evaluate] for callers who need no more than the outcome; nil when there is no such flag or it

@@ -50,6 +50,7 @@ type prereq struct {
 }
 
 type segment struct {
+	def                Segment
 	included, excluded map[string]bool
 	anyOf              [][]*clause
 }
@@ -272,7 +273,7 @@ func compileSegment(s *Segment) (*segment, error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
 	}
-	c := &segment{included: map[string]bool{}, excluded: map[string]bool{}}
+	c := &segment{def: *s, included: map[string]bool{}, excluded: map[string]bool{}}
 	for _, k := range s.Included {
 		c.included[k] = true
 	}
