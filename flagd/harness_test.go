@@ -336,4 +336,3 @@ func until(tb testing.TB, what string, ok func() bool) {
 		time.Sleep(2 * time.Millisecond)
 	}
 }
-
