@@ -167,7 +167,6 @@ type handle struct {
 	busy    bool
 	running *request
 	abort   context.CancelCauseFunc
-	cleaned string // what clean-up was last asked to keep
 }
 
 func newLoop(ctx context.Context, a *Agent) (*loop, error) {

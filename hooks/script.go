@@ -2,7 +2,6 @@ package hooks
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 )
 
@@ -34,14 +33,6 @@ func kinds() []hookKind {
 		{name: "post-commit", worktree: true},
 		{name: "post-receive", bare: true, input: true},
 	}
-}
-
-func kindNamed(name string) (hookKind, bool) {
-	i := slices.IndexFunc(kinds(), func(k hookKind) bool { return k.name == name })
-	if i < 0 {
-		return hookKind{}, false
-	}
-	return kinds()[i], true
 }
 
 // script renders the hook. It runs the earlier hook first, with the same arguments and input.

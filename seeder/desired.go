@@ -153,28 +153,3 @@ func (v *view) print(service, host string) uint64 {
 	}
 	return t.fingerprint()
 }
-
-// wants lists the releases that a host was told to have on disk, by service.
-func (v *view) wants(host string) map[string][]string {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	h := v.hosts[host]
-	if h == nil {
-		return nil
-	}
-	out := map[string][]string{}
-	for name, svc := range v.services {
-		if t, ok := v.targetLocked(svc, h); ok {
-			out[name] = t.stage
-		}
-	}
-	return out
-}
-
-// previousOn is what a host runs of a service by its own report, else what the control plane last told it.
-func previousOn(rep *murmurv1.ServiceReport, t target) string {
-	if active := rep.GetStatus().GetActive(); active != "" {
-		return active
-	}
-	return t.active
-}

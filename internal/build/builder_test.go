@@ -248,7 +248,7 @@ func TestBadCommits(t *testing.T) {
 		{"git lfs", func(r *testRepo) {
 			r.write(RecipeFile, valid)
 			r.write("logo.png", string(lfsPointer)+"oid sha256:"+strings.Repeat("0", 64)+"\nsize 12345\n")
-		}, ErrUnsupported, "logo.png: Git LFS is not supported"},
+		}, ErrUnsupported, "logo.png: files of Git LFS are not supported"},
 		{"submodule", func(r *testRepo) {
 			r.write(RecipeFile, valid)
 			r.git("update-index", "--add", "--cacheinfo", "160000,"+strings.Repeat("1", 40)+",vendor/lib")

@@ -152,7 +152,7 @@ func (w *treeWriter) file(root *os.Root, e object.TreeEntry, perm os.FileMode) (
 		return err
 	}
 	if blob.Size <= 1024 && bytes.Equal(head[:n], lfsPointer) {
-		return fmt.Errorf("Git LFS is %w: this file is only a pointer to its content", ErrUnsupported)
+		return fmt.Errorf("files of Git LFS are %w: this file is only a pointer to its content", ErrUnsupported)
 	}
 	if _, err := f.Write(head[:n]); err != nil {
 		return err

@@ -62,7 +62,7 @@ func fixed(c *tls.Certificate) CertFunc {
 }
 
 // handshake runs both sides over a pipe. It returns what each side says.
-func handshake(client, server *tls.Config) (clientErr, serverErr error, seen tls.ConnectionState) {
+func handshake(client, server *tls.Config) (seen tls.ConnectionState, clientErr, serverErr error) {
 	a, b := net.Pipe()
 	defer a.Close()
 	defer b.Close()
@@ -85,7 +85,8 @@ func handshake(client, server *tls.Config) (clientErr, serverErr error, seen tls
 	} else {
 		a.Close()
 	}
-	return clientErr, <-done, srv.ConnectionState()
+	serverErr = <-done
+	return srv.ConnectionState(), clientErr, serverErr
 }
 
 func TestHandshakes(t *testing.T) {
@@ -128,7 +129,7 @@ func TestHandshakes(t *testing.T) {
 		{"plain Go client, host posing as API", &tls.Config{RootCAs: ca.Pool(), ServerName: "localhost"}, ServerConfig(ca.Pool(), fixed(a), nil), false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			cliErr, srvErr, _ := handshake(tc.client, tc.server)
+			_, cliErr, srvErr := handshake(tc.client, tc.server)
 			if ok := cliErr == nil && srvErr == nil; ok != tc.ok {
 				t.Errorf("client: %v, server: %v; want success %t", cliErr, srvErr, tc.ok)
 			}
@@ -148,7 +149,7 @@ func mustCert(t testing.TB, s *ServerCert) *tls.Certificate {
 func TestPeerOfConn(t *testing.T) {
 	ca := newTestCA(t)
 	a, b := hostCert(t, ca, "host-a"), hostCert(t, ca, "host-b")
-	_, _, seen := handshake(PeerClientConfig(ca.Pool(), fixed(a), "host-b", nil), PeerServerConfig(ca.Pool(), fixed(b), nil))
+	seen, _, _ := handshake(PeerClientConfig(ca.Pool(), fixed(a), "host-b", nil), PeerServerConfig(ca.Pool(), fixed(b), nil))
 	if p, err := PeerOfConn(seen); err != nil || p != (Peer{KindHost, "host-a"}) {
 		t.Errorf("PeerOfConn = %v, %v", p, err)
 	}
@@ -173,7 +174,7 @@ func TestCertificateLife(t *testing.T) {
 		}
 		first, host := mustCert(t, server), hostCert(t, ca, "host-a")
 		try := func() error {
-			cliErr, srvErr, _ := handshake(SeederClientConfig(ca.Pool(), fixed(host), ""), ServerConfig(ca.Pool(), server.Certificate, nil))
+			_, cliErr, srvErr := handshake(SeederClientConfig(ca.Pool(), fixed(host), ""), ServerConfig(ca.Pool(), server.Certificate, nil))
 			return errors.Join(cliErr, srvErr)
 		}
 		if err := try(); err != nil {

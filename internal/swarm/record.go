@@ -130,11 +130,3 @@ func newBitmap(n int) bitmap    { return make(bitmap, (n+7)/8) }
 func (b bitmap) has(i int) bool { return b[i/8]&(1<<(i%8)) != 0 }
 func (b bitmap) set(i int)      { b[i/8] |= 1 << (i % 8) }
 func (b bitmap) clear(i int)    { b[i/8] &^= 1 << (i % 8) }
-func (b bitmap) count(n int) (c int) {
-	for i := range n {
-		if b.has(i) {
-			c++
-		}
-	}
-	return c
-}

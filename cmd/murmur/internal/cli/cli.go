@@ -81,7 +81,7 @@ func New(env Env) *cobra.Command {
 		a.flagCmd(), a.segmentCmd(),
 		a.userCmd(), a.tokenCmd(), a.builderCmd(), a.joinCmd(), a.auditCmd(),
 		a.loginCmd(), a.logoutCmd(), a.whoamiCmd(), a.contextCmd(), a.hooksCmd(),
-		a.upCmd(), a.seederCmd(), a.demoCmd(),
+		a.upCmd(), a.seederCmd(), a.flagdCmd(), a.demoCmd(),
 	)
 	markUsage(root)
 	return root

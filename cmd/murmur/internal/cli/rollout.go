@@ -29,7 +29,7 @@ func (a *app) rolloutCmd() *cobra.Command {
 		&cobra.Command{
 			Use: "watch SERVICE [ROLLOUT]", Short: "Follow a rollout live; exits 1 unless it completes", Args: cobra.RangeArgs(1, 2),
 			RunE: a.with(func(ctx context.Context, c *client.Client, args []string) error {
-				return a.watch(ctx, c, args[0], second(args))
+				return a.watch(ctx, c, args[0], second(args), false)
 			}),
 		},
 		a.steerCmd("pause", "Stop widening; what runs stays", pb.Steer_STEER_PAUSE),
@@ -130,7 +130,7 @@ func (a *app) rolloutStartCmd() *cobra.Command {
 					fmt.Fprintf(w, "rollout %s started; follow it: murmur rollout watch %s\n", resp.Msg.Rollout.Id, args[0])
 				})
 			}
-			return a.watch(ctx, c, args[0], resp.Msg.Rollout.Id)
+			return a.watch(ctx, c, args[0], resp.Msg.Rollout.Id, false)
 		}),
 	}
 	cmd.Flags().StringVar(&strategy, "strategy", "", "file with a strategy as JSON, instead of the release's own")

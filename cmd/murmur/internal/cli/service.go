@@ -65,7 +65,7 @@ func (a *app) rollbackCmd(use string) *cobra.Command {
 			if req.DryRun || !follow {
 				return a.show(r, func(w io.Writer) { printRollout(w, r) })
 			}
-			return a.watch(ctx, c, r.Service, r.Id)
+			return a.watch(ctx, c, r.Service, r.Id, true)
 		}),
 	}
 	cmd.Flags().StringVar(&req.To, "to", "", "release to go back to (id or prefix); default the one before the stable one")

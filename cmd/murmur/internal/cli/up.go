@@ -21,7 +21,7 @@ func (a *app) upCmd() *cobra.Command {
 	var cfg up.Config
 	var level string
 	cmd := &cobra.Command{
-		Use: "up", Short: "Run a whole control plane here: embedded etcd, seeder, generated credentials", Args: cobra.NoArgs,
+		Use: "up", Short: "Run a whole control plane here: embedded etcd, seeder, flagd, generated credentials", Args: cobra.NoArgs,
 		Long: "Run a whole control plane in one process. Everything is generated at the first start and kept below one\n" +
 			"folder; the command stores a context, so that every other murmur command works at once.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -42,8 +42,8 @@ func (a *app) seederCmd() *cobra.Command {
 	var level, cert, key, ca string
 	cmd := &cobra.Command{
 		Use: "seeder --etcd URL,URL,URL", Short: "Run one server of a control plane against an etcd cluster", Args: cobra.NoArgs,
-		Long: "Run one server of a control plane: API, artifact store, tracker, first seed and the rollout loop (one\n" +
-			"server leads, another takes over within seconds). Run several behind one name. All need the same --fleet-ca.",
+		Long: "Run one server of a control plane: API, artifact store, tracker, first seed, flags and the rollout loop\n" +
+			"(one server leads, another takes over within seconds). Run several behind one name. All need the same --fleet-ca.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if len(cfg.Etcd) == 0 {
 				return fmt.Errorf("%w: --etcd is needed; `murmur up` runs an etcd of its own", ErrUsage)
@@ -68,12 +68,50 @@ func (a *app) seederCmd() *cobra.Command {
 	return cmd
 }
 
+// flagdCmd is one more flag server of a production control plane.
+func (a *app) flagdCmd() *cobra.Command {
+	var cfg up.FlagsConfig
+	var level, cert, key, ca string
+	cmd := &cobra.Command{
+		Use: "flagd --etcd URL,URL,URL", Short: "Run one more flag server beside a control plane", Args: cobra.NoArgs,
+		Long: "Run a flag server: services read flags and are told of changes here. Run several, near those services. It keeps\n" +
+			"a copy on disk and needs etcd neither to start again nor to go on.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if len(cfg.Etcd) == 0 {
+				return fmt.Errorf("%w: --etcd is needed; `murmur up` runs an etcd and a flag server of its own", ErrUsage)
+			}
+			var err error
+			if cfg.EtcdTLS, err = etcdTLS(cert, key, ca); err != nil {
+				return err
+			}
+			if cfg.Log, err = a.logger(level); err != nil {
+				return err
+			}
+			return up.RunFlags(cmd.Context(), cfg, func(url string) { fmt.Fprintf(a.Stderr, "services read flags at %s\n", url) })
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&cfg.Dir, "dir", filepath.Join(defaultDir(a.Getenv), "flagd-server"), "folder that holds the copy of the flags")
+	f.StringVar(&cfg.ID, "id", "flagd-1", "name of this server, unique in the fleet")
+	f.StringVar(&cfg.Listen, "listen", "127.0.0.1:7402", "address to serve at (TLS)")
+	f.StringSliceVar(&cfg.Names, "name", nil, "more names and addresses for the server certificate")
+	f.IntVar(&cfg.MaxStreams, "max-streams", 0, "event streams open at once; default 20000")
+	f.StringSliceVar(&cfg.Etcd, "etcd", nil, "endpoints of the cluster")
+	f.StringVar(&cert, "etcd-cert", "", "client certificate for etcd (PEM)")
+	f.StringVar(&key, "etcd-key", "", "its key (PEM)")
+	f.StringVar(&ca, "etcd-ca", "", "authority of the cluster's certificates (PEM)")
+	f.StringVar(&cfg.CA, "fleet-ca", "", "the fleet's CA with its key; default ca.pem in the folder")
+	f.StringVar(&level, "log", "info", "debug, info, warn or error")
+	return cmd
+}
+
 func (a *app) planeFlags(cmd *cobra.Command, cfg *up.Config, level *string) {
 	f := cmd.Flags()
 	f.StringVar(&cfg.Dir, "dir", defaultDir(a.Getenv), "folder that holds everything")
 	f.StringVar(&cfg.ID, "id", "seeder-1", "name of this server, unique in the fleet")
 	f.StringVar(&cfg.Listen, "listen", "127.0.0.1:7400", "address of the API (TLS)")
 	f.StringVar(&cfg.SwarmListen, "swarm-listen", "127.0.0.1:7401", "address of the torrent engine (mutual TLS)")
+	f.StringVar(&cfg.FlagListen, "flagd-listen", "127.0.0.1:7402", "address at which services read flags (TLS); none leaves the API's address")
 	f.StringVar(&cfg.Advertise, "advertise", "", "host:port at which others reach the API; default the address it listens on")
 	f.StringVar(&cfg.SwarmAdvertise, "swarm-advertise", "", "host:port at which peers reach the engine")
 	f.StringSliceVar(&cfg.Names, "name", nil, "more names and addresses for the server certificate")
@@ -104,7 +142,7 @@ func (a *app) serve(ctx context.Context, cfg up.Config, name string) error {
 		return err
 	}
 	defer plane.Close()
-	fmt.Fprintf(a.Stderr, "the control plane answers at %s\n", plane.URL())
+	fmt.Fprintf(a.Stderr, "the control plane answers at %s, services read flags at %s\n", plane.URL(), plane.FlagURL())
 	if err := a.storeFirstLogin(ctx, plane, name); err != nil {
 		// The control plane runs; a session that could not be stored can be had by murmur login.
 		fmt.Fprintf(a.Stderr, "no context was stored: %v\n", err)

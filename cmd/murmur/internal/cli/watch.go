@@ -18,8 +18,9 @@ import (
 )
 
 // watch follows a rollout to its end: live bars on a terminal, a line per change elsewhere, one JSON object
-// per change with --json. It returns [ErrQuiet] unless the rollout completed (or a way back ended well).
-func (a *app) watch(ctx context.Context, c *client.Client, service, id string) error {
+// per change with --json. It returns [ErrQuiet] unless the rollout ended as was wanted: complete, or gone back
+// when back says that this was asked for.
+func (a *app) watch(ctx context.Context, c *client.Client, service, id string, back bool) error {
 	stream, err := c.Rollouts.WatchRollout(ctx, connect.NewRequest(&pb.WatchRolloutRequest{Service: service, Id: id}))
 	if err != nil {
 		return err
@@ -40,12 +41,12 @@ func (a *app) watch(ctx context.Context, c *client.Client, service, id string) e
 	if last == nil {
 		return fmt.Errorf("rollout of %s: the server sent nothing", service)
 	}
-	return a.ending(last)
+	return a.ending(last, back)
 }
 
 // ending says how a rollout ended, and what to do next when it did not end well.
-func (a *app) ending(r *pb.Rollout) error {
-	well := r.Phase == "complete" || (r.Phase == "rolled_back" && r.Instant)
+func (a *app) ending(r *pb.Rollout, back bool) error {
+	well := r.Phase == "complete" || (r.Phase == "rolled_back" && (back || r.Instant))
 	if !a.json {
 		fmt.Fprintf(a.Stdout, "%s: %s", r.Service, strings.ReplaceAll(r.Phase, "_", " "))
 		if r.Reason != "" {

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"time"
 )
 
 // Result is one verified step of the story, as --json prints it.
@@ -19,7 +18,6 @@ type Result struct {
 type reporter struct {
 	w      io.Writer
 	json   bool
-	start  time.Time
 	failed bool
 }
 

@@ -1,8 +1,11 @@
-// Package up assembles a control plane: a store, the fleet's identity and a seeder, in one process.
+// Package up assembles a control plane: a store, the fleet's identity, a seeder and a flag server, in one process.
+// The flag server has an address of its own for the services that read flags; the API's address answers for
+// it as well, so that people need to know only one.
 //
 // `murmur up` is that with an embedded etcd and everything generated: the fleet's CA, server certificates, the
 // first admin's password and a builder's signing key, all below one folder that nobody else may enter.
-// `murmur seeder` is the same process against an etcd cluster, with the CA's files copied to each server.
+// `murmur seeder` is the same process against an etcd cluster, with the CA's files copied to each server, and
+// `murmur flagd` is one more flag server for such a cluster ([RunFlags]).
 //
 // Whatever is started first is stopped last. The first part that fails ends the others; a second signal ends
 // the process at once.
@@ -23,6 +26,7 @@ import (
 	"connectrpc.com/connect"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/murmuration/murmuration/flagd"
 	"github.com/murmuration/murmuration/internal/client"
 	"github.com/murmuration/murmuration/internal/durable"
 	"github.com/murmuration/murmuration/internal/etcdstore"
@@ -41,6 +45,9 @@ type Config struct {
 	ID string
 	// Listen is the address of the API, SwarmListen that of the torrent engine. Default: loopback, any port.
 	Listen, SwarmListen string
+	// FlagListen is the address at which services read flags. Default: loopback, any port; [flagd.NoListener]
+	// leaves only the API's address.
+	FlagListen string
 	// Advertise and SwarmAdvertise are how others reach them; Names are more names for the certificate.
 	Advertise, SwarmAdvertise string
 	Names                     []string
@@ -66,8 +73,10 @@ type Plane struct {
 	store     record.Store
 	server    *embedded.Server
 	seeder    *seeder.Seeder
+	flags     *flagd.Server
 	admin     Credentials
 	cancel    context.CancelFunc
+	failed    <-chan struct{} // closed when a part has ended
 	group     *errgroup.Group
 }
 
@@ -106,9 +115,13 @@ func (p *Plane) start(ctx context.Context) error {
 	if err := p.openAuthority(ctx); err != nil {
 		return err
 	}
+	if err := p.openFlags(); err != nil {
+		return err
+	}
 	var err error
 	p.seeder, err = seeder.New(seeder.Config{
-		Store: p.store, Authority: p.authority, ID: p.cfg.ID, Dir: filepath.Join(p.cfg.Dir, "seeder"),
+		Routes: flagRoutes(p.flags.Handler()),
+		Store:  p.store, Authority: p.authority, ID: p.cfg.ID, Dir: filepath.Join(p.cfg.Dir, "seeder"),
 		Listen: p.cfg.Listen, SwarmListen: p.cfg.SwarmListen, Advertise: p.cfg.Advertise, SwarmAdvertise: p.cfg.SwarmAdvertise,
 		Names: p.cfg.Names, UpRate: p.cfg.UpRate, KeepReleases: p.cfg.KeepReleases, LostAfter: p.cfg.LostAfter, Log: p.cfg.Log,
 	})
@@ -116,20 +129,26 @@ func (p *Plane) start(ctx context.Context) error {
 		return err
 	}
 	p.run(ctx)
-	select {
-	case <-p.seeder.Ready():
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	for _, ready := range []<-chan struct{}{p.seeder.Ready(), p.flags.Ready()} {
+		select {
+		case <-ready:
+		case <-p.failed:
+			return p.group.Wait()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
+	return nil
 }
 
 // run starts the long-lived parts as one group: the first that returns stops the rest.
 func (p *Plane) run(ctx context.Context) {
 	ctx, p.cancel = context.WithCancel(ctx)
 	p.group, ctx = errgroup.WithContext(ctx)
+	p.failed = ctx.Done()
 	p.group.Go(func() error { return p.authority.Run(ctx) })
 	p.group.Go(func() error { return p.seeder.Run(ctx) })
+	p.group.Go(func() error { return p.flags.Run(ctx) })
 	if p.server != nil {
 		p.group.Go(func() error {
 			select {
