@@ -24,7 +24,7 @@ import (
 
 // plane is a control plane: one `murmur up` process that keeps its ports over restarts.
 type plane struct {
-	dir, api, swarm string
+	dir, api, swarm, flags string
 	args            []string
 	proc            *daemon
 	client          *client.Client
@@ -41,7 +41,7 @@ func (p *plane) env() []string {
 
 func startPlane(t testing.TB, args ...string) *plane {
 	t.Helper()
-	p := &plane{dir: folder(t), api: freePort(t), swarm: freePort(t), args: args}
+	p := &plane{dir: folder(t), api: freePort(t), swarm: freePort(t), flags: freePort(t), args: args}
 	p.start(t)
 	t.Cleanup(func() { p.proc.end(t, syscall.SIGTERM) })
 	c, err := client.Load(func(name string) string {
@@ -69,7 +69,7 @@ func (p *plane) start(t testing.TB) {
 		return strings.Count(string(b), "logged in as admin")
 	}
 	before := said()
-	args := append([]string{"murmur", "up", "--dir", filepath.Join(p.dir, "up"), "--listen", p.api, "--swarm-listen", p.swarm}, p.args...)
+	args := append([]string{"murmur", "up", "--dir", filepath.Join(p.dir, "up"), "--listen", p.api, "--swarm-listen", p.swarm, "--flagd-listen", p.flags}, p.args...)
 	p.proc = launch(t, log, p.env(), args...)
 	eventually(t, "the control plane answers", func() (bool, string) {
 		select {

@@ -91,6 +91,7 @@ func TestRestartUnderLoad(t *testing.T) {
 	}
 	f.murmur(t, "service", "rollback", "hello", "--reason", t.Name())
 	f.allSay(t, "v3")
+	f.murmur(t, "service", "unlock", "hello")
 	for l.ok.Load() < 20_000 && len(l.failed) == 0 {
 		f.deploy(t, fmt.Sprintf("v%d", 3+upgrades%2))
 		upgrades++
