@@ -61,6 +61,11 @@ func (l *loop) status() Status {
 	for name, h := range l.units {
 		st := describe(h.snap, h.busy)
 		st.Wanted = target(l.desired, name).GetActive()
+		for id, g := range l.stages {
+			if g.service == name && g.err != nil {
+				st.Detail = strings.TrimPrefix(fmt.Sprintf("%s; release %s is not staged: %v", st.Detail, id, g.err), "; ")
+			}
+		}
 		s.Services = append(s.Services, st)
 	}
 	sortServices(s.Services)
