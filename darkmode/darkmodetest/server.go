@@ -321,6 +321,11 @@ func (s *Server) pump(w http.ResponseWriter, r *http.Request, at uint64, dropped
 			}
 		}
 		s.mu.Unlock()
+		select {
+		case <-dropped: // before anything that changed after the drop
+			return
+		default:
+		}
 		if snap != nil {
 			fmt.Fprintf(w, "event: reset\nid: %d\ndata: %s\n\n", snap.Revision, mustJSON(snap))
 		}
