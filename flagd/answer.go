@@ -21,7 +21,6 @@ const maxBody = 1 << 20
 // Header values that are set on every answer, made once. Nobody changes them.
 var (
 	jsonType   = []string{"application/json; charset=utf-8"}
-	noStore    = []string{"no-store"}
 	anyOrigin  = []string{"*"}
 	exposed    = []string{"ETag, Retry-After, X-Murmur-Revision, X-Murmur-Age, Warning"}
 	staleWords = []string{`110 - "Response is Stale"`}
@@ -68,7 +67,6 @@ func readBody(r *http.Request, buf []byte) ([]byte, error) {
 // begin sets the headers of an answer to a read.
 func (s *Server) begin(h http.Header, st *state) {
 	h["X-Murmur-Revision"] = st.revHeader
-	h["Cache-Control"] = noStore
 	if age := s.view.age(); age >= s.cfg.pace.stale {
 		h["X-Murmur-Age"] = []string{strconv.Itoa(int(age / time.Second))}
 		h["Warning"] = staleWords

@@ -31,6 +31,7 @@ func (s *Server) plainFlag(w http.ResponseWriter, r *http.Request, who string) {
 		return
 	}
 	s.begin(w.Header(), st)
+	w.Header().Set("Cache-Control", "no-store")
 	res := st.set.Evaluate(r.PathValue("key"), &ctx, time.Now())
 	s.usage.count(who, &res)
 	if res.Code != "" {

@@ -192,6 +192,7 @@ func (s *Server) snapshot(w http.ResponseWriter, r *http.Request, _ string) {
 	whole := st.whole()
 	h := w.Header()
 	s.begin(h, st)
+	h.Set("Cache-Control", "no-cache") // keep it, but ask each time
 	h.Set("ETag", whole.etag)
 	h.Set("Vary", "Accept-Encoding")
 	if matches(r.Header["If-None-Match"], whole.etag) {

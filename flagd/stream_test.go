@@ -17,6 +17,9 @@ import (
 	"connectrpc.com/connect"
 
 	murmurv1 "github.com/murmuration/murmuration/proto/murmur/v1"
+
+	"github.com/murmuration/murmuration/feature"
+	"github.com/murmuration/murmuration/internal/record"
 )
 
 func TestStreamFollows(t *testing.T) {
@@ -110,6 +113,8 @@ func TestKillCountsConfirmations(t *testing.T) {
 	r := newWorld(t).server()
 	r.put(boolFlag("hot", 10000))
 	const clients = 3
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	for i := range clients {
 		l := r.listen("/v1/stream")
 		var hello struct{ Stream string }
@@ -117,14 +122,14 @@ func TestKillCountsConfirmations(t *testing.T) {
 			t.Fatal(err)
 		}
 		l.want("reset")
-		go func() {
+		wg.Go(func() {
 			e, err := l.read()
 			if err != nil || i == 0 {
 				l.close() // the first goes away instead of confirming
 				return
 			}
 			r.do("POST", "/v1/streams/"+hello.Stream+"/ack", fmt.Sprintf(`{"revision":%s}`, e.id))
-		}()
+		})
 	}
 	until(t, "all streams are open", func() bool { return r.hub.stats().native == clients })
 	resp, err := r.api().KillFlags(t.Context(), connect.NewRequest(&murmurv1.KillFlagsRequest{Key: "hot", WaitMs: 10_000}))
@@ -210,23 +215,29 @@ func TestTickets(t *testing.T) {
 // TestSlowReader: a client that takes nothing is cut, and nobody waits for it.
 func TestSlowReader(t *testing.T) {
 	r := newWorld(t).server(func(c *Config) { c.pace.write = 100 * time.Millisecond })
-	f := boolFlag("big", 0)
-	f.Type, f.Variants[0].ValueJson, f.Variants[1].ValueJson = "string", `"`+strings.Repeat("x", 60<<10)+`"`, `""`
-	f = r.put(f)
+	r.put(boolFlag("small", 0))
 	slow := r.listen("/v1/stream")
 	slow.want("hello")
 	fast := r.listen("/v1/stream")
 	fast.want("hello")
 	fast.want("reset")
 	until(t, "both are open", func() bool { return r.hub.stats().native == 2 })
-	for i := 1; r.hub.stats().native == 2; i++ {
+	big := feature.Flag{Key: "big", Type: feature.String, On: "on", Off: "on", Variants: []feature.Variant{
+		{Name: "on", Value: []byte(`"` + strings.Repeat("x", 60<<10) + `"`)},
+	}}
+	for i := uint64(1); r.hub.stats().native == 2; i++ {
 		if i > 2000 {
 			t.Fatal("the slow stream is never cut")
 		}
-		f.Dial = int32(i)
-		f = r.put(f)
-		if d := fast.want("delta").delta(t); int32(d.Flags[0].Dial) != f.Dial {
-			t.Fatalf("the fast stream got dial %d, want %d", d.Flags[0].Dial, f.Dial)
+		big.Version = i
+		_, ops, err := flagOps("me", whatPut, "", big, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rev := r.view.load().rev + 1
+		r.view.apply(record.Batch{Rev: rev, Changes: []record.Change{{Item: record.Item{Key: ops[0].Key, Value: ops[0].Value, Rev: rev}}}})
+		if d := fast.want("delta").delta(t); d.Flags[0].Version != i {
+			t.Fatalf("the fast stream got version %d, want %d", d.Flags[0].Version, i)
 		}
 	}
 }
