@@ -97,7 +97,7 @@ func (r *reign) enqueue(ctx context.Context, plan rollout.Plan, selector string)
 	case stop.Stopped:
 		return record.Op{}, wire.Precondition("the fleet is stopped by %s: %s; lift the stop first", stop.By, stop.Reason)
 	case svc.Lock != nil:
-		return record.Op{}, wire.Precondition("service %s is locked by %s: %s; unlock it first", plan.Service, svc.Lock.By, svc.Lock.Reason)
+		return record.Op{}, wire.Precondition("service %s is locked by %s: %s; unlock it first: `murmur service unlock %s`", plan.Service, svc.Lock.By, svc.Lock.Reason, plan.Service)
 	}
 	if len(svc.Queue) >= maxQueue {
 		return record.Op{}, wire.Precondition("%d rollouts of %s wait already", maxQueue, plan.Service)
