@@ -137,7 +137,7 @@ func (a *Agent) progress(id string) func(phase string, p Progress) {
 			return
 		}
 		last, lastPhase = now, phase
-		a.out.put("stage/"+id, &murmurv1.AttachRequest{Report: &murmurv1.AttachRequest_Stage{Stage: &murmurv1.StageProgress{
+		a.out.put("stage/"+id+"/"+phase, &murmurv1.AttachRequest{Report: &murmurv1.AttachRequest_Stage{Stage: &murmurv1.StageProgress{
 			ReleaseId: id, BytesDone: p.Done, BytesTotal: p.Total, FromPeers: p.FromPeers, FromSeeder: p.FromSeeder,
 			FromDisk: p.FromDisk, Fallback: p.Fallback, Phase: phase,
 		}}})

@@ -118,7 +118,7 @@ func (s *story) published(ctx context.Context, commit string) (*pb.Release, erro
 	if build.State != pb.BuildState_BUILD_STATE_PUBLISHED {
 		return nil, fmt.Errorf("build %s ended as %s: %s", build.Id, build.State, build.Error)
 	}
-	got, err := s.client.Releases.GetRelease(ctx, connect.NewRequest(&pb.GetReleaseRequest{Service: service, Id: build.ReleaseId}))
+	got, err := s.client.Releases.GetRelease(ctx, connect.NewRequest(&pb.GetReleaseRequest{Service: build.Service, Id: build.ReleaseId}))
 	if err != nil {
 		return nil, err
 	}
