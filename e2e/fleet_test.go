@@ -25,9 +25,9 @@ import (
 // plane is a control plane: one `murmur up` process that keeps its ports over restarts.
 type plane struct {
 	dir, api, swarm, flags string
-	args            []string
-	proc            *daemon
-	client          *client.Client
+	args                   []string
+	proc                   *daemon
+	client                 *client.Client
 }
 
 // env is what a process needs to speak to the plane as its first admin, and nothing of the machine's user.

@@ -1,9 +1,12 @@
 package e2e
 
 import (
+	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -64,16 +67,14 @@ func TestAgentKilledAgainAndAgain(t *testing.T) {
 	f.audit(t)
 }
 
-// TestDiskFull gives one host a disk too small for the next release. It is refused early with a reason, nothing
-// is half-installed, and every other host gets the release.
-func TestDiskFull(t *testing.T) {
-	t.Parallel()
-	f := newFleet(t, 1)
+// smallDisk adds a host to a fleet whose folder is a file system of the given size.
+func (f *fleet) smallDisk(t testing.TB, size string, agent ...string) *host {
+	t.Helper()
 	root := filepath.Join(f.dir, "small")
 	if err := os.Mkdir(root, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Mount("tmpfs", root, "tmpfs", 0, "size=40m"); err != nil {
+	if err := syscall.Mount("tmpfs", root, "tmpfs", 0, "size="+size); err != nil {
 		t.Skipf("a small disk needs the right to mount: %v", err)
 	}
 	t.Cleanup(func() {
@@ -81,35 +82,95 @@ func TestDiskFull(t *testing.T) {
 			t.Errorf("unmount: %v", err)
 		}
 	})
-	small := f.join(t, "small", root)
-	small.configure(t, "min_free_mib: 4\n")
-	f.run(t, small)
-	// Its agent must be gone before the disk is: this cleanup runs before the one above.
+	h := f.join(t, "small", root)
+	h.configure(t, "min_free_mib: 4\n")
+	h.args = append(h.args, agent...)
+	f.run(t, h)
+	// The agents must be gone before the disk is: this cleanup runs before the one above.
 	t.Cleanup(func() { f.stop(t); f.hosts = nil })
-	v1 := f.deploy(t, "v1")
+	return h
+}
 
-	// One step: a first step of only the small host would rightly end the rollout before it touched anything.
-	quick := strings.NewReplacer("stage_deadline: 60s", "stage_deadline: 3s", "{hosts: 1}, ", "").Replace(recipe)
-	v2 := f.publish(t, "v2", map[string][]byte{"padding.bin": noise(2, 40<<20), "murmur.yaml": []byte(quick)})
-	id := f.begin(t, v2)
-	r := f.until(t, id, "complete", phase("complete"))
+// oneStep is the recipe without a canary: a first step of only the small host would rightly end the rollout
+// before it touched anything.
+func oneStep(stageDeadline string) []byte {
+	return []byte(strings.NewReplacer("stage_deadline: 60s", "stage_deadline: "+stageDeadline, "{hosts: 1}, ", "").Replace(recipe))
+}
+
+// whole expects that the only releases on a host are these and that current is the first of them.
+func (h *host) whole(t testing.TB, releases ...string) {
+	t.Helper()
+	list, err := os.ReadDir(filepath.Join(h.root, "hello", "releases"))
+	var names []string
+	for _, e := range list {
+		names = append(names, e.Name())
+	}
+	if err != nil || !slices.Equal(names, releases) {
+		t.Errorf("releases on %s: %v, %v; want %v", h.name, names, err, releases)
+	}
+	if at, err := os.Readlink(filepath.Join(h.root, "hello", "current")); err != nil || filepath.Base(at) != releases[0] {
+		t.Errorf("current on %s is %q, %v", h.name, at, err)
+	}
+}
+
+// TestDiskFull gives one host a disk too small for the next release. It is refused early with a reason, nothing
+// is half-installed, and every other host gets the release.
+func TestDiskFull(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 1)
+	small := f.smallDisk(t, "40m")
+	v1 := f.deploy(t, "v1")
+	v2 := f.publish(t, "v2", map[string][]byte{"padding.bin": noise(2, 40<<20), "murmur.yaml": oneStep("3s")})
+	r := f.until(t, f.begin(t, v2), "complete", phase("complete"))
 	f.hosts[0].says(t, "v2")
 	small.says(t, "v1")
 	if r.Counts.Active != 1 || r.Counts.Staged != 1 {
 		t.Errorf("%v, want 1 of 2 staged and active", r.Counts)
 	}
-	for _, where := range []string{f.murmur(t, "rollout", "show", "hello"), run(t, nil, "murmur-agent", "status", "--root", root)} {
-		if got := logged(where, "free", "MiB"); len(got) == 0 {
+	for _, where := range []string{f.murmur(t, "rollout", "show", "hello"), run(t, nil, "murmur-agent", "status", "--root", small.root)} {
+		if got := logged(where, "not enough disk space", "MiB are free"); len(got) == 0 {
 			t.Errorf("nothing says that the disk is full:\n%s", where)
 		}
 	}
-	releases, err := os.ReadDir(filepath.Join(root, "hello", "releases"))
-	if err != nil || len(releases) != 1 || releases[0].Name() != v1 {
-		t.Errorf("releases on the small disk: %v, %v; want only %s", releases, err, v1)
-	}
-	if n := allocated(t, root); n > 24<<20 {
+	small.whole(t, v1)
+	if n := allocated(t, small.root); n > 24<<20 {
 		t.Errorf("%d bytes are left on the small disk after a refusal", n)
 	}
+	f.audit(t)
+}
+
+// TestDiskFillsUpWhileFetching fills a host's disk when the release is half there. The host says so and serves
+// what it served; the others go on; when there is room again the host takes part by itself.
+func TestDiskFillsUpWhileFetching(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, 1)
+	small := f.smallDisk(t, "120m", "--down-mbit", "48")
+	v1 := f.deploy(t, "v1")
+	before := allocated(t, small.root)
+	v2 := f.publish(t, "v2", map[string][]byte{"padding.bin": noise(2, 24<<20), "murmur.yaml": oneStep("9s")})
+	id := f.begin(t, v2)
+	eventually(t, "the small host has a part of the release", func() (bool, string) {
+		n := allocated(t, small.root) - before
+		return n > 4<<20, fmt.Sprint(n)
+	})
+	filler := filepath.Join(small.root, "filler")
+	if err := os.WriteFile(filler, make([]byte, 128<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("the disk did not fill up: %v", err)
+	}
+	r := f.until(t, id, "complete", phase("complete"))
+	f.hosts[0].says(t, "v2")
+	small.says(t, "v1")
+	small.whole(t, v1)
+	if r.Counts.Active != 1 {
+		t.Errorf("%v, want 1 of 2 active", r.Counts)
+	}
+	if said := f.murmur(t, "rollout", "show", "hello"); len(logged(said, "small", "space")) == 0 {
+		t.Errorf("nothing says that the disk is full:\n%s", said)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	small.says(t, "v2")
 	f.audit(t)
 }
 
