@@ -2,6 +2,7 @@ package flagd
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"strconv"
@@ -33,15 +34,25 @@ func parseRequest(body []byte) (feature.Context, error) {
 		return ctx, fmt.Errorf("%w: it is not UTF-8", errParse)
 	}
 	p := &parser{in: body}
-	p.space()
-	if p.peek() != '{' {
-		if _, err := p.value(0); err != nil {
-			return ctx, err
+	ctx, wrong, err := p.request()
+	if err == nil {
+		if p.space(); p.at != len(p.in) {
+			err = p.fail("something follows the value")
 		}
-		return ctx, fmt.Errorf("%w: the body must be an object", errContext)
 	}
-	var wrong error
-	err := p.object(0, func(name string) error {
+	if err != nil || wrong != nil {
+		return feature.Context{}, cmp.Or(err, wrong)
+	}
+	return ctx, nil
+}
+
+// request reads the whole body. What is JSON but no request is wrong.
+func (p *parser) request() (ctx feature.Context, wrong, err error) {
+	if p.space(); p.peek() != '{' {
+		_, err := p.value(0)
+		return ctx, fmt.Errorf("%w: the body must be an object", errContext), err
+	}
+	err = p.object(0, func(name string) error {
 		if name != "context" {
 			_, err := p.value(1)
 			return err
@@ -50,15 +61,7 @@ func parseRequest(body []byte) (feature.Context, error) {
 		ctx, wrong, err = p.context()
 		return err
 	})
-	if err == nil {
-		if p.space(); p.at != len(p.in) {
-			err = p.fail("something follows the object")
-		}
-	}
-	if err != nil {
-		return feature.Context{}, err
-	}
-	return ctx, wrong
+	return ctx, wrong, err
 }
 
 // context reads the value of the member "context". It parses on when the value is JSON but no context, which is wrong.
