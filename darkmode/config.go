@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 )
 
@@ -19,7 +20,8 @@ type Config struct {
 	// Token is sent as a bearer token, to Servers only. It is not needed when HTTPClient shows a certificate.
 	Token string
 	// HTTPClient carries the requests; its Timeout is not used. Default: a client of its own with short limits
-	// for connecting. Give one to use TLS certificates of your own.
+	// for connecting. Give one to use TLS certificates of your own, and leave HTTP/2 on (ForceAttemptHTTP2): then all
+	// requests share the stream's connection.
 	HTTPClient *http.Client
 	// CopyFile is where the last good state is kept on disk; "" keeps none. Its folder is made when missing. Several
 	// processes of one machine may share it.
@@ -56,9 +58,7 @@ func (c *Config) setDefaults() {
 	if c.Name == "" {
 		c.Name = defaultName
 	}
-	if len(c.Name) > maxName {
-		c.Name = c.Name[:maxName]
-	}
+	c.Name = strings.ToValidUTF8(c.Name[:min(len(c.Name), maxName)], "")
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"time"
@@ -118,10 +119,12 @@ func (d *diskCopy) save(s snapshot) error {
 	return nil
 }
 
-// saveEvery is the least time between two writes of the copy; saveAgain, when a write failed.
+// saveEvery is the least time between two writes of the copy; saveAgain, when a write failed. saveJitter keeps the
+// programs of one machine from writing all at once, and takes the first changes of a burst together.
 const (
-	saveEvery = time.Second
-	saveAgain = 10 * time.Second
+	saveEvery  = time.Second
+	saveAgain  = 10 * time.Second
+	saveJitter = 100 * time.Millisecond
 )
 
 // runSaver writes the copy after changes, several of a burst at once.
@@ -131,6 +134,9 @@ func (c *Client) runSaver(ctx context.Context) {
 		case <-ctx.Done():
 			return // Close writes the last one
 		case <-c.save:
+		}
+		if !sleep(ctx, rand.N(saveJitter)) {
+			return
 		}
 		wait := saveEvery
 		if err := c.saveCopy(); err != nil {

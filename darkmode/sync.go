@@ -295,6 +295,9 @@ func (c *Client) wantAck(stream string, m message) {
 	}
 }
 
+// ackJitter keeps the acknowledgements of a whole fleet from meeting the deliveries that are still under way.
+const ackJitter = 50 * time.Millisecond
+
 // runAcks sends acknowledgements. They are for people to watch a kill spread: one that is lost does no harm.
 func (c *Client) runAcks(ctx context.Context) {
 	for {
@@ -302,6 +305,9 @@ func (c *Client) runAcks(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case a := <-c.acks:
+			if !sleep(ctx, rand.N(ackJitter)) {
+				return
+			}
 			path := "/v1/streams/" + url.PathEscape(a.stream) + "/ack"
 			if err := c.post(ctx, path, map[string]uint64{"revision": a.revision}); err != nil {
 				c.cfg.Logger.Debug("flags: acknowledgement not sent", "err", err)
