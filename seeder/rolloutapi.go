@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	murmurv1 "github.com/murmuration/murmuration/proto/murmur/v1"
 	"github.com/murmuration/murmuration/proto/murmur/v1/murmurv1connect"
@@ -128,8 +129,19 @@ func (a *rolloutAPI) whole(rec record.Rollout) *murmurv1.Rollout {
 			out.Swarm.BytesTotal = max(out.Swarm.BytesTotal, rel.manifest.Artifact.Size*int64(len(ids)))
 			a.swarm(rel.rec.Infohash, out.Swarm)
 		}
+		pace(out.Swarm, time.Since(rec.State.Since))
 	}
 	return out
+}
+
+// pace adds the rate over the whole of staging, and what is left at that rate.
+func pace(p *murmurv1.SwarmProgress, took time.Duration) {
+	if took <= 0 || p.BytesDone <= 0 {
+		return
+	}
+	p.BytesPerSecond = float64(p.BytesDone) / took.Seconds()
+	left := float64(max(0, p.BytesTotal-p.BytesDone)) / p.BytesPerSecond
+	p.Eta = durationpb.New(time.Duration(left * float64(time.Second)))
 }
 
 // GetRollout reads one rollout.

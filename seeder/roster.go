@@ -145,8 +145,15 @@ func (p *presence) setService(rep *murmurv1.ServiceReport) {
 	}
 }
 
-// setStage stores how far a stage is; when there are too many, any other one goes.
+// fetching is the phase of a stage whose bytes are those of the artifact.
+const fetching = "fetch"
+
+// setStage stores how far a stage is; when there are too many, any other one goes. Bytes are counted while
+// fetching only: what comes after counts those of the unpacked tree.
 func (p *presence) setStage(st *murmurv1.StageProgress) {
+	if st.GetPhase() != fetching {
+		return
+	}
 	if _, known := p.stages[st.GetReleaseId()]; !known && len(p.stages) >= maxStagesPerHost {
 		for id := range p.stages {
 			delete(p.stages, id)
