@@ -63,6 +63,14 @@ func TestSSEBounds(t *testing.T) {
 	}
 }
 
+// TestSSEGivesBigBuffersBack: the memory of a whole state is not kept for the small events after it.
+func TestSSEGivesBigBuffersBack(t *testing.T) {
+	_, s, err := readAll(strings.NewReader("data: "+strings.Repeat("x", 1<<20)+"\n\ndata: y\n\n"), 1<<21)
+	if !errors.Is(err, io.EOF) || cap(s.data)+cap(s.line) > keepBuffer {
+		t.Errorf("%v; %d bytes are held", err, cap(s.data)+cap(s.line))
+	}
+}
+
 // FuzzSSE: whatever comes, nothing is over the limit, how it is cut into reads makes no difference, and an event that
 // is written is read.
 func FuzzSSE(f *testing.F) {

@@ -13,6 +13,9 @@ import (
 // ErrTooLarge is wrapped by the error for an event or snapshot over [Config.MaxBytes].
 var ErrTooLarge = errors.New("larger than the client takes")
 
+// keepBuffer is how much a reader holds on to between events.
+const keepBuffer = 256 << 10
+
 // sseEvent is one event of a stream. Its data is valid until the next is read.
 type sseEvent struct {
 	name string
@@ -40,6 +43,9 @@ func newSSEReader(r io.Reader, limit int) *sseReader {
 // next returns the next event. At the end of the stream it is io.EOF; an unfinished event is dropped.
 func (s *sseReader) next() (sseEvent, error) {
 	var e sseEvent
+	if cap(s.data)+cap(s.line) > keepBuffer { // after a whole state, which comes once
+		s.data, s.line = nil, nil
+	}
 	s.data = s.data[:0]
 	hasData := false
 	for {
