@@ -93,6 +93,19 @@
 // than the stored one ends as Aborted with a FlagConflict. Kills are not validated, retry until they win, and
 // are written 40 flags to a transaction. Versions are kept for ever and never reused.
 //
+// # What is remembered
+//
+// The disk copy (flags.copy: one line with version, SHA-256 and length, then JSON) is written at every change through
+// internal/durable, and is used whole or not at all. It holds the definitions in force with their revisions, the
+// digests of credentials that could read lately, the secret of the tickets, and when each flag was last
+// read here. Counts of evaluations are this server's and in memory; a page that asks several servers adds
+// them up. Checked credentials are believed for a second.
+//
+// # Testing
+//
+// [Server.Handler] can be asked directly; internal/memstore gives a store whose faults are chosen. The tests against
+// etcd are left out by -short.
+//
 // # Concurrency
 //
 // One goroutine applies what the store's watch delivers and swaps one pointer; requests load it. Streams have no

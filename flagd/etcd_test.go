@@ -65,6 +65,7 @@ func (e *etcd) open(configure func(*etcdstore.Config)) record.Store {
 
 // TestEtcdAway: while etcd is stopped reads go on and writes say so; afterwards everything goes on by itself.
 func TestEtcdAway(t *testing.T) {
+	t.Parallel()
 	e := startEtcd(t)
 	r := worldOver(t, e.open(func(*etcdstore.Config) {})).server()
 	f := r.put(boolFlag("a", 10000))
@@ -108,6 +109,7 @@ func (s *gatedStore) Watch(ctx context.Context, kinds []record.Kind, fn func(rec
 
 // TestEtcdWatchLosesItsPlace: a watcher too far behind starts over, and what was deleted meanwhile is gone.
 func TestEtcdWatchLosesItsPlace(t *testing.T) {
+	t.Parallel()
 	e := startEtcd(t)
 	store := &gatedStore{Store: e.open(func(c *etcdstore.Config) { c.WatchBuffer = 1 })}
 	r := worldOver(t, store).server()
@@ -167,6 +169,7 @@ var turns = porcupine.NondeterministicModel{
 
 // TestEtcdRestartLosesNoWrite: every write that was acknowledged is there after etcd was restarted under the writers.
 func TestEtcdRestartLosesNoWrite(t *testing.T) {
+	t.Parallel()
 	e := startEtcd(t)
 	r := worldOver(t, e.open(func(*etcdstore.Config) {})).server()
 	r.put(boolFlag("a", 0))

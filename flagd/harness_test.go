@@ -100,7 +100,7 @@ func (w *world) server(configure ...func(*Config)) *running {
 func (w *world) start(configure ...func(*Config)) *running {
 	w.tb.Helper()
 	cfg := Config{
-		Store: w.store, Authority: w.authority(), ID: "flagd-1", Dir: w.tb.TempDir(), Log: testLog(w.tb), DrainTimeout: time.Second,
+		Store: w.store, Authority: w.authority(), ID: "flagd-1", Dir: w.tb.TempDir(), Log: testLog(w.tb), DrainTimeout: 200 * time.Millisecond,
 		pace: pace{catchUp: 200 * time.Millisecond, trusted: time.Minute},
 	}
 	for _, f := range configure {

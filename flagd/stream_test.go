@@ -110,6 +110,7 @@ func TestKillsGoFirst(t *testing.T) {
 
 // TestKillCountsConfirmations: the kill answers how many clients have confirmed, and does not wait for more than all.
 func TestKillCountsConfirmations(t *testing.T) {
+	t.Parallel()
 	r := newWorld(t).server()
 	r.put(boolFlag("hot", 10000))
 	const clients = 3
@@ -142,6 +143,7 @@ func TestKillCountsConfirmations(t *testing.T) {
 }
 
 func TestOFREPEvents(t *testing.T) {
+	t.Parallel()
 	r := newWorld(t).server()
 	f := r.put(boolFlag("a", 0))
 	var bulk struct {
@@ -214,6 +216,7 @@ func TestTickets(t *testing.T) {
 
 // TestSlowReader: a client that takes nothing is cut, and nobody waits for it.
 func TestSlowReader(t *testing.T) {
+	t.Parallel()
 	r := newWorld(t).server(func(c *Config) { c.pace.write = 100 * time.Millisecond })
 	r.put(boolFlag("small", 0))
 	slow := r.listen("/v1/stream")

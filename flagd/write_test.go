@@ -94,6 +94,7 @@ func TestPutRefuses(t *testing.T) {
 
 // TestTwoWriters: of two who change the same version one wins, and the other is shown what it had not seen.
 func TestTwoWriters(t *testing.T) {
+	t.Parallel()
 	r := newWorld(t).server()
 	f := r.put(boolFlag("a", 0))
 	errs := make([]error, 8)
@@ -189,6 +190,7 @@ func TestTurnAndDryRun(t *testing.T) {
 
 // TestKillAndRestore: killed, changed, restored: what comes back is the state with the change, exactly.
 func TestKillAndRestore(t *testing.T) {
+	t.Parallel()
 	r := newWorld(t).server()
 	for i := range 90 {
 		f := boolFlag(fmt.Sprintf("f%02d", i), 5000)
@@ -388,9 +390,9 @@ func TestDeleteKeepsPrerequisites(t *testing.T) {
 
 // TestRoles: who may only read cannot write.
 func TestRoles(t *testing.T) {
-	r := newWorld(t).server()
+	r := newWorld(t).server(func(c *Config) { c.pace.trusted = time.Nanosecond })
 	ctx := identity.WithCaller(t.Context(), identity.Caller{Name: "root", User: "root", Role: identity.Admin})
-	token, _, err := r.cfg.Authority.CreateToken(ctx, "app", identity.Viewer, 0)
+	token, made, err := r.cfg.Authority.CreateToken(ctx, "app", identity.Viewer, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -402,4 +404,15 @@ func TestRoles(t *testing.T) {
 	if err := r.tryPut(boolFlag("b", 0)); connect.CodeOf(err) != connect.CodePermissionDenied {
 		t.Errorf("a viewer writes: %v", err)
 	}
+	if err := r.cfg.Authority.RevokeToken(ctx, made.ID); err != nil {
+		t.Fatal(err)
+	}
+	if a := r.do("GET", "/v1/snapshot", ""); a.status != 401 {
+		t.Errorf("a revoked token reads: %d", a.status)
+	}
+	r.w.mem.Fail(unavailable)
+	if a := r.do("GET", "/v1/snapshot", ""); a.status == 200 {
+		t.Errorf("a revoked token reads while the store is away: %d", a.status)
+	}
+	r.w.mem.Fail(nil)
 }
