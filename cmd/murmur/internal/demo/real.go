@@ -189,7 +189,7 @@ func digest(path string) ([]byte, error) {
 }
 
 // oddNames are what people do to file names.
-var oddNames = []string{"with space", "-leading-dash", "ünï-cödé", "quote'\"s", "dollar$HOME", "semi;colon", "back\\slash", "tab\tin it", "...", strings.Repeat("long", 60)}
+var oddNames = []string{"with space", "-leading-dash", "ünï-cödé", "quote'\"s", "dollar$HOME", "semi;colon", "back\\slash", "percent%20", "...", strings.Repeat("long", 60)}
 
 // makeOddTree makes n small files with symlinks, odd names and odd modes among them.
 func makeOddTree(dir string, n int) error {
