@@ -3,6 +3,8 @@ package flagd
 import (
 	"context"
 	"net/http"
+	"os"
+	"time"
 )
 
 // recorder is a ResponseWriter that can tell a handler to end at its first flush.
@@ -38,4 +40,29 @@ func (r *recorder) Flush() {
 func withCancel(req *http.Request) (*http.Request, func()) {
 	ctx, cancel := context.WithCancel(req.Context())
 	return req.WithContext(ctx), cancel
+}
+
+// stuckWriter is a connection whose other side stops reading after some flushes: what is written then waits for the
+// deadline and fails.
+type stuckWriter struct {
+	*recorder
+	takes    int
+	deadline time.Time
+}
+
+// SetReadDeadline does what [http.ResponseController] asks for.
+func (w *stuckWriter) SetReadDeadline(time.Time) error { return nil }
+
+// SetWriteDeadline does what [http.ResponseController] asks for.
+func (w *stuckWriter) SetWriteDeadline(at time.Time) error {
+	w.deadline = at
+	return nil
+}
+
+func (w *stuckWriter) FlushError() error {
+	if w.takes--; w.takes >= 0 {
+		return nil
+	}
+	<-time.After(time.Until(w.deadline))
+	return os.ErrDeadlineExceeded
 }

@@ -17,9 +17,6 @@ import (
 	"connectrpc.com/connect"
 
 	murmurv1 "github.com/murmuration/murmuration/proto/murmur/v1"
-
-	"github.com/murmuration/murmuration/feature"
-	"github.com/murmuration/murmuration/internal/record"
 )
 
 func TestStreamFollows(t *testing.T) {
@@ -216,32 +213,27 @@ func TestTickets(t *testing.T) {
 
 // TestSlowReader: a client that takes nothing is cut, and nobody waits for it.
 func TestSlowReader(t *testing.T) {
-	t.Parallel()
-	r := newWorld(t).server(func(c *Config) { c.pace.write = 100 * time.Millisecond })
-	r.put(boolFlag("small", 0))
-	slow := r.listen("/v1/stream")
-	slow.want("hello")
+	r := newWorld(t).server(func(c *Config) { c.pace.write = 300 * time.Millisecond })
+	f := r.put(boolFlag("a", 0))
+	slow := &stuckWriter{recorder: newRecorder(), takes: 2} // the hello and the reset
+	req := httptest.NewRequestWithContext(t.Context(), "GET", "/v1/stream", nil)
+	req.Header.Set("Authorization", "Bearer "+r.w.token)
+	ended := make(chan struct{})
+	go func() { defer close(ended); r.Handler().ServeHTTP(slow, req) }()
 	fast := r.listen("/v1/stream")
 	fast.want("hello")
 	fast.want("reset")
 	until(t, "both are open", func() bool { return r.hub.stats().native == 2 })
-	big := feature.Flag{Key: "big", Type: feature.String, On: "on", Off: "on", Variants: []feature.Variant{
-		{Name: "on", Value: []byte(`"` + strings.Repeat("x", 60<<10) + `"`)},
-	}}
-	for i := uint64(1); r.hub.stats().native == 2; i++ {
-		if i > 2000 {
-			t.Fatal("the slow stream is never cut")
+	for i := range 20 {
+		f.Dial = int32(i + 1)
+		f = r.put(f)
+		if d := fast.want("delta").delta(t); int32(d.Flags[0].Dial) != f.Dial {
+			t.Fatalf("the fast stream got dial %d, want %d", d.Flags[0].Dial, f.Dial)
 		}
-		big.Version = i
-		_, ops, err := flagOps("me", whatPut, "", big, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		rev := r.view.load().rev + 1
-		r.view.apply(record.Batch{Rev: rev, Changes: []record.Change{{Item: record.Item{Key: ops[0].Key, Value: ops[0].Value, Rev: rev}}}})
-		if d := fast.want("delta").delta(t); d.Flags[0].Version != i {
-			t.Fatalf("the fast stream got version %d, want %d", d.Flags[0].Version, i)
-		}
+	}
+	<-ended
+	if native := r.hub.stats().native; native != 1 {
+		t.Errorf("%d streams are open, want the fast one", native)
 	}
 }
 
