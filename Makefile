@@ -9,7 +9,7 @@ LDFLAGS   := -s -w -X github.com/murmuration/murmuration/internal/version.Versio
 BUILDTAGS := nosqlite,noboltdb
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo story test unit lint generate breaking fuzz bench-install bench-agent clean
+.PHONY: help build demo story test unit lint generate breaking fuzz bench-install bench-agent bench-flags clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ bench-install: build ## Stage, activate and roll back a 100 MB tree and 20,000 f
 
 bench-agent: build ## Idle memory, CPU and size of a real agent attached to a real seeder
 	$(GO) run -tags $(BUILDTAGS) ./scripts/bench/agent
+
+bench-flags: ## Flag reads in process and over HTTP beside other servers, kills to 10,000 clients, a mass reconnect
+	$(GO) run -tags $(BUILDTAGS) ./scripts/bench/flags
 
 clean: ## Remove what was built
 	rm -rf $(BIN) out

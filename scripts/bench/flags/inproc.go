@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/murmuration/murmuration/darkmode"
@@ -25,8 +26,11 @@ func definitions(n int) []feature.Flag {
 		Name: "at home", Variant: "on",
 		Clauses: []feature.Clause{{Attribute: "country", Op: feature.OpIn, Values: []json.RawMessage{[]byte(`"at"`), []byte(`"de"`), []byte(`"ch"`)}}},
 	}}
+	words := rand.New(rand.NewPCG(1, 2)) // the same on every run, and as hard to compress as real text
 	for i := len(flags); i < n; i++ {
-		flags = append(flags, boolean(fmt.Sprintf("bench.other-%05d", i), 5000))
+		f := boolean(fmt.Sprintf("team-%d.feature-%05d", words.IntN(20), i), dial.Dial(words.IntN(10001)))
+		f.Description = fmt.Sprintf("what ticket %x asked for, see page %x of the notes on %x", words.Uint32(), words.Uint32(), words.Uint64())
+		flags = append(flags, f)
 	}
 	return flags
 }

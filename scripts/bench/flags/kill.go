@@ -39,34 +39,60 @@ func (t *tally) hit(i int, at time.Time) {
 	}
 }
 
-// killRounds kills and restores a flag some times. It returns when each client had each kill, in ms after the operator
-// asked, and how long the operator waited for the answer.
-func killRounds(ctx context.Context, w *world, t *tally, n, rounds int) (took, operator []float64, err error) {
+// kills is what some kills took, in ms each.
+type kills struct {
+	took     []float64 // until each client had it, from before the operator asked
+	operator []float64 // until the operator had the answer
+	server   []float64 // processor time of flagd in all, a second of rest included
+}
+
+// killRounds kills and restores a flag some times.
+func killRounds(ctx context.Context, w *world, t *tally, n, rounds int) (kills, error) {
+	var k kills
 	for range rounds {
-		if err := pause(ctx, 500*time.Millisecond); err != nil { // everyone is done with the restore before
-			return nil, nil, err
+		used, err := w.flagd.cpu()
+		if err != nil {
+			return k, err
 		}
-		t.begin(n)
-		start := time.Now()
-		if _, err := w.kill(ctx, dialFlag); err != nil {
-			return nil, nil, err
+		if err := k.once(ctx, w, t, n); err != nil {
+			return k, err
 		}
-		operator = append(operator, ms(time.Since(start)))
-		select {
-		case <-t.all:
-		case <-time.After(time.Minute):
-			return nil, nil, fmt.Errorf("%d of %d clients never heard of the kill", t.left.Load(), n)
+		if err := pause(ctx, time.Second); err != nil { // acknowledgements are still under way
+			return k, err
 		}
-		for _, at := range t.at {
-			took = append(took, ms(at.Sub(start)))
+		now, err := w.flagd.cpu()
+		if err != nil {
+			return k, err
 		}
+		k.server = append(k.server, ms(now-used))
 		if err := w.restore(ctx, dialFlag); err != nil {
-			return nil, nil, err
+			return k, err
+		}
+		if err := pause(ctx, time.Second); err != nil { // everyone is done with it
+			return k, err
 		}
 	}
-	slices.Sort(took)
-	slices.Sort(operator)
-	return took, operator, nil
+	slices.Sort(k.took)
+	return k, nil
+}
+
+// once kills the flag and waits until all n clients have it.
+func (k *kills) once(ctx context.Context, w *world, t *tally, n int) error {
+	t.begin(n)
+	start := time.Now()
+	if _, err := w.kill(ctx, dialFlag); err != nil {
+		return err
+	}
+	k.operator = append(k.operator, ms(time.Since(start)))
+	select {
+	case <-t.all:
+	case <-time.After(time.Minute):
+		return fmt.Errorf("%d of %d clients never heard of the kill", t.left.Load(), n)
+	}
+	for _, at := range t.at {
+		k.took = append(k.took, ms(at.Sub(start)))
+	}
+	return nil
 }
 
 func ms(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e6 }
@@ -106,11 +132,11 @@ func killStreams(ctx context.Context, o options, n int) ([]rows.Row, error) {
 	if err != nil {
 		return nil, err
 	}
-	took, operator, err := killRounds(ctx, w, &t, n, o.rounds)
+	k, err := killRounds(ctx, w, &t, n, o.rounds)
 	if err != nil {
 		return nil, err
 	}
-	return append(killRows(n, "murmur", took, operator),
+	return append(killRows(n, "murmur", k),
 		rows.New(fmt.Sprintf("idle-%d", n), "murmur", "kib_per_stream", (after-before)*1024/float64(n), "KiB of resident memory, TLS included, after a collection"),
 		rows.New(fmt.Sprintf("idle-%d", n), "murmur", "rss_mib", after, "MiB"),
 	), nil
@@ -123,13 +149,14 @@ func restingMemory(p *process) (float64, error) {
 	return p.memory("VmRSS")
 }
 
-func killRows(n int, subject string, took, operator []float64) []rows.Row {
+func killRows(n int, subject string, k kills) []rows.Row {
 	name := fmt.Sprintf("kill-%d", n)
 	return []rows.Row{
-		rows.New(name, subject, "p50_ms", quantile(took, 0.5), "ms"),
-		rows.New(name, subject, "p99_ms", quantile(took, 0.99), "ms"),
-		rows.New(name, subject, "max_ms", quantile(took, 1), "ms"),
-		rows.New(name, subject, "operator_p50_ms", quantile(operator, 0.5), "ms until the operator has the answer"),
+		rows.New(name, subject, "p50_ms", quantile(k.took, 0.5), "ms"),
+		rows.New(name, subject, "p99_ms", quantile(k.took, 0.99), "ms"),
+		rows.New(name, subject, "max_ms", quantile(k.took, 1), "ms"),
+		rows.New(name, subject, "operator_p50_ms", median(k.operator), "ms until the operator has the answer"),
+		rows.New(name, subject, "server_cpu_ms", median(k.server), "ms of flagd's processor time"),
 	}
 }
 
@@ -167,11 +194,11 @@ func killSDK(ctx context.Context, o options, n int) ([]rows.Row, error) {
 			return nil, err
 		}
 	}
-	took, operator, err := killRounds(ctx, w, &t, n, o.rounds)
+	k, err := killRounds(ctx, w, &t, n, o.rounds)
 	if err != nil {
 		return nil, err
 	}
-	return killRows(n, "murmur-sdk", took, operator), nil
+	return killRows(n, "murmur-sdk", k), nil
 }
 
 func synced(ctx context.Context, c *darkmode.Client) error {

@@ -277,3 +277,19 @@ func (p *process) memory(line string) (float64, error) {
 	}
 	return 0, fmt.Errorf("no %s in /proc status", line)
 }
+
+// cpu is the processor time that the subject has used, to 10 ms.
+func (p *process) cpu() (time.Duration, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(text), ") ")
+	fields := strings.Fields(rest) // from the third field of proc(5) on
+	if len(fields) < 13 {
+		return 0, errors.New("/proc stat is too short")
+	}
+	user, err1 := strconv.Atoi(fields[11])
+	system, err2 := strconv.Atoi(fields[12])
+	return time.Duration(user+system) * 10 * time.Millisecond, errors.Join(err1, err2)
+}

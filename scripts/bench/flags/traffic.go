@@ -53,7 +53,8 @@ func (m *meter) Write(p []byte) (int, error) {
 func (m *meter) took() float64 { return float64(m.n.Swap(0)) }
 
 // benchBytes measures the sizes of all messages of a client that follows 100 flags, over plain HTTP/1.1, and computes what
-// five minutes with one change cost: with the stream, and with polls every 10 s.
+// five minutes with one change cost: with the stream, and with polls every 10 s; for a client that is up to date
+// when they begin, and for one that has nothing yet.
 func benchBytes(ctx context.Context, _ options) ([]rows.Row, error) {
 	w, err := newWorld(ctx, definitions(100))
 	if err != nil {
@@ -76,9 +77,12 @@ func benchBytes(ctx context.Context, _ options) ([]rows.Row, error) {
 		rows.New("bytes-sizes", "murmur", "stream_heartbeat", beat, "B"),
 		rows.New("bytes-sizes", "murmur", "poll_full", full, "B"),
 		rows.New("bytes-sizes", "murmur", "poll_unchanged", unchanged, "B"),
-		rows.New("bytes-5min-one-change", "stream", "bytes", begin+change+beats*beat, computed),
+		rows.New("bytes-5min-one-change", "stream", "bytes", change+beats*beat, computed),
 		rows.New("bytes-5min-one-change", "poll-10s", "bytes", polls*full, computed),
-		rows.New("bytes-5min-one-change", "poll-10s-etag", "bytes", 2*full+(polls-2)*unchanged, computed),
+		rows.New("bytes-5min-one-change", "poll-10s-etag", "bytes", full+(polls-1)*unchanged, computed),
+		rows.New("bytes-5min-from-nothing", "stream", "bytes", begin+change+beats*beat, computed),
+		rows.New("bytes-5min-from-nothing", "poll-10s", "bytes", polls*full, computed),
+		rows.New("bytes-5min-from-nothing", "poll-10s-etag", "bytes", 2*full+(polls-2)*unchanged, computed),
 	}, nil
 }
 
