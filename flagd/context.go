@@ -276,7 +276,7 @@ func (p *parser) text() (string, error) {
 		switch c := p.in[p.at]; {
 		case c == '"':
 			p.at++
-			return string(p.in[start : p.at-1]), nil
+			return intern(p.in[start : p.at-1]), nil
 		case c == '\\':
 			return p.escaped(start)
 		case c < ' ':
@@ -285,6 +285,17 @@ func (p *parser) text() (string, error) {
 		p.at++
 	}
 	return "", p.fail("text does not end")
+}
+
+// intern makes text, without an allocation for the two names that nearly every request has.
+func intern(b []byte) string {
+	switch string(b) {
+	case "context":
+		return "context"
+	case "targetingKey":
+		return "targetingKey"
+	}
+	return string(b)
 }
 
 // escaped reads on from the first backslash of a string.
