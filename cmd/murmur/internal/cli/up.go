@@ -212,6 +212,7 @@ func (a *app) demoCmd() *cobra.Command {
 	f.StringVar(&cfg.Dir, "dir", "", "folder that holds everything and is kept; default a temporary one")
 	f.IntVar(&cfg.Hosts, "hosts", 12, "how many hosts, in four racks")
 	f.BoolVar(&cfg.Story, "story", false, "play the story, verify every step, and stop")
+	f.StringVar(&cfg.SDK, "sdk", "", "checkout of Murmuration that the sample service imports; default the one around this program")
 	f.StringVar(&cfg.Real, "real", "", "in the story, also deploy this folder (100 MB or more) and a tree of 20,000 files, and compare every byte")
 	f.StringVar(&level, "log", "error", "debug, info, warn or error")
 	return cmd

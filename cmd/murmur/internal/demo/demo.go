@@ -34,6 +34,8 @@ type Config struct {
 	Hosts int
 	// Story plays and verifies the story, then stops. JSON prints it for machines.
 	Story, JSON bool
+	// SDK is a checkout of Murmuration, which the sample service imports. Default: where this program was built.
+	SDK string
 	// Real is a folder to deploy besides the sample service, for example a toolchain's tree; see realTree.
 	Real           string
 	Stdout, Stderr io.Writer
@@ -175,7 +177,16 @@ func (d *demo) startRepo(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("trust the builder %s: %w", hex.EncodeToString(key.Public()), err)
 	}
-	if d.repo, err = newRepo(ctx, d.cfg.Dir); err != nil {
+	if d.cfg.SDK == "" {
+		if d.cfg.SDK, err = sdkDir(); err != nil {
+			return "", err
+		}
+	}
+	flags, err := d.startFlags(ctx)
+	if err != nil {
+		return "", err
+	}
+	if d.repo, err = newRepo(ctx, d.cfg.Dir, d.cfg.SDK, flags); err != nil {
 		return "", err
 	}
 	if err := d.repo.installHooks(ctx, state, d.stored); err != nil {
@@ -255,6 +266,11 @@ Ship a bad one, and watch it caught:
   murmur rollout start hello --watch --yes
   murmur service show hello                     # locked, with the reason
   murmur service unlock hello
+
+Turn a feature (the answers say *sparkle*), then kill it:
+  murmur flag turn hello.sparkle 50%%            # half of the hosts
+  murmur flag kill hello.sparkle --reason "it glitters"
+  murmur flag restore hello.sparkle
 
 At 4 am:
   murmur service rollback hello

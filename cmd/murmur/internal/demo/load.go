@@ -25,6 +25,8 @@ type load struct {
 	targets    map[string]string // host name -> base URL
 	versions   map[string]string // host name -> last answer
 	failures   []string          // the last few, for the report
+	watched    string            // a text to look for in answers, and when it was last there
+	seen       time.Time
 
 	cancel context.CancelFunc
 	done   sync.WaitGroup
@@ -103,7 +105,25 @@ func (l *load) ask(ctx context.Context, host, url string, fresh bool) {
 	l.ok.Add(1)
 	l.mu.Lock()
 	l.versions[host] = body
+	if l.watched != "" && strings.Contains(body, l.watched) {
+		l.seen = time.Now()
+	}
 	l.mu.Unlock()
+}
+
+// watch begins to note when an answer with this text came last.
+func (l *load) watch(text string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.watched, l.seen = text, time.Time{}
+}
+
+// lastSeen is when the watched text was last in an answer, and ends the watch.
+func (l *load) lastSeen() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.watched = ""
+	return l.seen
 }
 
 func (l *load) get(ctx context.Context, url string, fresh bool) (string, error) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"embed"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -25,7 +26,9 @@ type repo struct {
 }
 
 // newRepo makes both, with the sample service in the clone, not yet committed.
-func newRepo(ctx context.Context, dir string) (*repo, error) {
+// Sdk is a checkout of Murmuration: the sample imports its darkmode package from there. Flags is the file that
+// tells the sample where flags are.
+func newRepo(ctx context.Context, dir, sdk, flags string) (*repo, error) {
 	r := &repo{bare: filepath.Join(dir, "hello.git"), clone: filepath.Join(dir, "hello")}
 	if _, err := os.Stat(r.bare); err == nil {
 		return r, nil // an earlier demo in the same folder
@@ -33,7 +36,7 @@ func newRepo(ctx context.Context, dir string) (*repo, error) {
 	if err := r.init(ctx); err != nil {
 		return nil, err
 	}
-	return r, r.writeSample()
+	return r, r.writeSample(sdk, flags)
 }
 
 // init makes the bare repository and the clone, empty, and does nothing when they are there.
@@ -58,7 +61,15 @@ func (r *repo) init(ctx context.Context) error {
 }
 
 // writeSample copies the embedded service; the .txt endings keep its Go out of our own module.
-func (r *repo) writeSample() error {
+func (r *repo) writeSample(sdk, flags string) error {
+	sums, err := os.ReadFile(filepath.Join(sdk, "go.sum"))
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(r.clone, "go.sum"), sums, 0o644); err != nil {
+		return err
+	}
+	fill := strings.NewReplacer("{{SDK}}", sdk, "{{DARKMODE_CONFIG}}", flags)
 	return fs.WalkDir(sample, "sample", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
@@ -77,7 +88,7 @@ func (r *repo) writeSample() error {
 		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 			return err
 		}
-		return os.WriteFile(to, data, 0o644)
+		return os.WriteFile(to, []byte(fill.Replace(string(data))), 0o644)
 	})
 }
 
@@ -120,7 +131,7 @@ func (r *repo) push(ctx context.Context) (string, error) {
 func git(ctx context.Context, dir string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "git", args...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null", "GIT_TERMINAL_PROMPT=0")
+	cmd.Env = append(os.Environ(), "GOMODCACHE="+moduleCache(ctx), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null", "GIT_TERMINAL_PROMPT=0")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil {
@@ -155,4 +166,36 @@ func (r *repo) installHooks(ctx context.Context, state string, access client.Con
 	}
 	_, err = hooks.Install(ctx, hooks.Options{Repo: r.bare, State: state, Server: access.Servers[0], RepoName: "hello"})
 	return err
+}
+
+// sdkDir finds the checkout of Murmuration that this program was built in: above the program, or above the
+// current folder.
+func sdkDir() (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	here, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for _, dir := range []string{filepath.Dir(self), here} {
+		for ; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+			mod, err := os.ReadFile(filepath.Join(dir, "go.mod"))
+			if err == nil && bytes.HasPrefix(mod, []byte("module github.com/murmuration/murmuration\n")) {
+				return dir, nil
+			}
+		}
+	}
+	return "", errors.New("the sample service is built against the darkmode package: run the demo in a checkout of Murmuration, or name one with --sdk")
+}
+
+// moduleCache is where Go keeps modules; builds have a home of their own and are handed it by name. "" leaves
+// it to the build, which then says what it misses.
+func moduleCache(ctx context.Context) string {
+	out, err := exec.CommandContext(ctx, "go", "env", "GOMODCACHE").Output()
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(out))
 }

@@ -40,6 +40,7 @@ func steps() []step {
 		{"agent killed while staging", (*story).killedStaging},
 		{"agent killed while activating", (*story).killedActivating},
 		{"fleet rolled back", (*story).fleetRollback},
+		{"feature killed under load", (*story).killFeature},
 		{"late host converges", (*story).lateHost},
 		{"audit chain holds", (*story).audit},
 	}
