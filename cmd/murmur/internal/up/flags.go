@@ -88,7 +88,10 @@ func RunFlags(ctx context.Context, cfg FlagsConfig, listening func(url string)) 
 	if err != nil {
 		return fmt.Errorf("the fleet's CA (copy it from a server of the control plane): %w", err)
 	}
-	store, err := etcdstore.Open(ctx, etcdstore.Config{Endpoints: cfg.Etcd, TLS: cfg.EtcdTLS, Logger: cfg.Log, Lazy: true})
+	store, err := etcdstore.Open(ctx, etcdstore.Config{
+		Endpoints: cfg.Etcd, TLS: cfg.EtcdTLS, Logger: cfg.Log, Lazy: true,
+		DialTimeout: time.Second, // without etcd, how long the disk copy waits to be served
+	})
 	if err != nil {
 		return fmt.Errorf("open the store: %w", err)
 	}
