@@ -43,7 +43,8 @@ type Engine struct {
 const (
 	defaultMaxPeers = 40
 	patrolPeriod    = 500 * time.Millisecond
-	pipeline        = 32 // blocks a peer may have on order from us: about what one round trip in a data centre needs
+	calmAfter       = 10 * time.Second // without an open order, before the patrol sleeps
+	pipeline        = 32               // blocks a peer may have on order from us: about what one round trip in a data centre needs
 )
 
 // New starts an engine listening on cfg.Listen. Stop it with [Engine.Close].
@@ -311,13 +312,26 @@ func (e *Engine) forget(t *task) {
 	}
 }
 
-// patrol ends connections that do not answer and learns whom the engine banned.
+// patrol ends connections that do not answer and learns whom the engine banned. It sleeps while nobody owes us
+// anything and for a while nobody did: an engine that only offers costs its host nothing.
 func (e *Engine) patrol() {
+	for {
+		select {
+		case <-e.ctx.Done():
+			return
+		case <-e.watch.busy:
+			e.patrolWhileBusy()
+		}
+	}
+}
+
+// patrolWhileBusy returns when the last order is answered and what came in has been hashed and judged.
+func (e *Engine) patrolWhileBusy() {
 	ticker := time.NewTicker(patrolPeriod)
 	defer ticker.Stop()
 	last := time.Now()
 	var starved time.Time // when this process last waited for a processor: it cannot judge others then
-	for {
+	for owed := last; last.Sub(owed) <= calmAfter; {
 		select {
 		case <-e.ctx.Done():
 			return
@@ -332,6 +346,9 @@ func (e *Engine) patrol() {
 			}
 			for _, name := range e.names.banned(e.client.BadPeerIPs(), now) {
 				e.log.Warn("swarm: peer sent bad data and is in quarantine", "peer", name, "for", quarantine)
+			}
+			if e.watch.owed() {
+				owed = now
 			}
 		}
 	}

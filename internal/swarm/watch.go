@@ -20,6 +20,8 @@ func (c *counts) useful() int64 { return c.peers.Load() + c.seeder.Load() }
 // engine's lock, so nothing here calls the engine.
 type watch struct {
 	names *names
+	// busy holds a token when there were orders since it was last taken.
+	busy chan struct{}
 
 	mu    sync.Mutex
 	tasks map[[20]byte]*task
@@ -66,7 +68,7 @@ func patience(gaps ...gap) time.Duration {
 }
 
 func newWatch(n *names) *watch {
-	return &watch{names: n, tasks: map[[20]byte]*task{}, gaps: map[[20]byte]gap{}, conns: map[*torrent.Peer]*debt{}}
+	return &watch{names: n, busy: make(chan struct{}, 1), tasks: map[[20]byte]*task{}, gaps: map[[20]byte]gap{}, conns: map[*torrent.Peer]*debt{}}
 }
 
 func (w *watch) install(cb *torrent.Callbacks) {
@@ -118,8 +120,29 @@ func (w *watch) ordered(p *torrent.Peer, now time.Time) {
 	d := w.debtLocked(p)
 	if d.orders == 0 {
 		d.since = now
+		select {
+		case w.busy <- struct{}{}:
+		default:
+		}
 	}
 	d.orders++
+}
+
+// owed takes the token of busy, and says whether any connection owes an answer or did since the token was taken last.
+func (w *watch) owed() bool {
+	select {
+	case <-w.busy:
+		return true
+	default:
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, d := range w.conns {
+		if d.orders > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *watch) settled(p *torrent.Peer) {
