@@ -1,6 +1,7 @@
-// Command install measures what staging a release costs a host, beside stock tar on the same artifact.
+// Command install measures what staging a release costs a host, beside stock tar on the same artifact, and how long
+// the host then takes to change from one release to another and back.
 //
-//	go run ./scripts/bench/install [-rounds 7] [-dir DIR] [-out out/bench/install.json]
+//	go run ./scripts/bench/install [-rounds 7] [-bin bin] [-dir DIR] [-out out/bench/install.json]
 //
 // Two trees are packed: tree-100mb (100 MiB of the Go distribution) and files-20000 (20,000 small files with
 // symlinks, odd names and odd modes). Then, in turns on the same file system with a warm page cache:
@@ -9,6 +10,13 @@
 //   - tar-sync: the same, then syncfs(2)
 //   - murmur: read the index, verify and unpack every chunk, syncfs(2): all that staging is
 //   - murmur-nosync: the same without the sync
+//
+// Then the real binaries: two releases of each tree (of kind "files", without health checks, whose pace the recipe
+// sets) are rolled out to one agent, which goes back and forth in turns. Rollback_s is one local rollback as
+// murmur-agent rollback asks for it, from the call on the agent's socket to the answer that the release is back.
+// Activate_s is one activation in obedience to the control plane, from the end of the local hold to the agent's
+// status that the new release runs, looked at every millisecond. Both hold everything the agent does, journal and
+// sync included, and no network: what a fleet adds is measured elsewhere. Values are medians and maxima over rounds.
 //
 // It prints a table for people and writes rows {"scenario","subject","metric","value","unit"} for machines; the
 // first row is the machine and the command. Stage_over_tar is the median over rounds of murmur / tar.
@@ -31,6 +39,7 @@ import (
 	"github.com/murmuration/murmuration/internal/artifact"
 	"github.com/murmuration/murmuration/internal/durable"
 	"github.com/murmuration/murmuration/release"
+	"github.com/murmuration/murmuration/scripts/bench/plane"
 	"github.com/murmuration/murmuration/scripts/bench/rows"
 )
 
@@ -38,10 +47,11 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	rounds := flag.Int("rounds", 7, "rounds of each subject")
+	bin := flag.String("bin", "bin", "folder with murmur and murmur-agent")
 	dir := flag.String("dir", "", "where to work (default: a temporary folder)")
 	out := flag.String("out", "out/bench/install.json", "where to write the rows")
 	flag.Parse()
-	if err := run(ctx, *rounds, *dir, *out); err != nil {
+	if err := run(ctx, *rounds, *bin, *dir, *out); err != nil {
 		slog.New(slog.NewTextHandler(os.Stderr, nil)).Error("bench install", "err", err)
 		os.Exit(1)
 	}
@@ -50,8 +60,14 @@ func main() {
 // subjects in the order each round runs them.
 var subjects = []string{"tar", "murmur", "tar-sync", "murmur-nosync"}
 
-func run(ctx context.Context, rounds int, dir, out string) error {
-	for _, tool := range []string{"tar", "zstd"} {
+// trees are the scenarios.
+var trees = []struct {
+	name string
+	make func(dir string) error
+}{{"tree-100mb", makeBigTree}, {"files-20000", makeManyFiles}}
+
+func run(ctx context.Context, rounds int, bin, dir, out string) error {
+	for _, tool := range []string{"tar", "zstd", "git"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			return fmt.Errorf("%w (Debian: apt-get install %s)", err, tool)
 		}
@@ -62,17 +78,47 @@ func run(ctx context.Context, rounds int, dir, out string) error {
 	}
 	defer os.RemoveAll(work)
 	all := []rows.Row{rows.First("go run ./scripts/bench/install", rounds)}
-	for _, sc := range []struct {
-		name string
-		make func(dir string) error
-	}{{"tree-100mb", makeBigTree}, {"files-20000", makeManyFiles}} {
-		r, err := scenario(ctx, sc.name, sc.make, filepath.Join(work, sc.name), rounds)
+	for _, tree := range trees {
+		r, err := scenario(ctx, tree.name, tree.make, filepath.Join(work, tree.name), rounds)
 		if err != nil {
-			return fmt.Errorf("%s: %w", sc.name, err)
+			return fmt.Errorf("%s: %w", tree.name, err)
 		}
 		all = append(all, r...)
 	}
-	return rows.Report(os.Stdout, all, out)
+	r, err := activations(ctx, bin, work, rounds)
+	if err != nil {
+		return err
+	}
+	return rows.Report(os.Stdout, append(all, r...), out)
+}
+
+// activations runs a control plane and an agent beside the trees that the scenarios made.
+func activations(ctx context.Context, bin, work string, rounds int) (all []rows.Row, err error) {
+	dir := filepath.Join(work, "plane")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, err
+	}
+	p, err := plane.Start(ctx, bin, dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, p.Close()) }()
+	host, err := p.Join(ctx, "host")
+	if err != nil {
+		return nil, err
+	}
+	for _, tree := range trees {
+		src, err := filepath.Abs(filepath.Join(work, tree.name, "src"))
+		if err != nil {
+			return nil, err
+		}
+		r, err := activation(ctx, p, host, tree.name, src, rounds)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", tree.name, err)
+		}
+		all = append(all, r...)
+	}
+	return all, nil
 }
 
 // scenario makes and packs one tree and measures all subjects in turns.
