@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -134,9 +135,7 @@ func (l *Local) call(ctx context.Context, method, path string, form map[string][
 		return err
 	}
 	q := req.URL.Query()
-	for k, v := range form {
-		q[k] = v
-	}
+	maps.Copy(q, form)
 	req.URL.RawQuery = q.Encode()
 	resp, err := client.Do(req)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -184,12 +185,7 @@ func parsedOp[A, B any](values []any, parse func(string) (B, error), read func(a
 }
 
 func anyOf[T any](list []T, match func(T) bool) bool {
-	for _, v := range list {
-		if match(v) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(list, match)
 }
 
 func asText(v any) (string, bool) { s, ok := v.(string); return s, ok }

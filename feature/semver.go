@@ -3,6 +3,7 @@ package feature
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -34,10 +35,8 @@ func parseSemver(s string) (semver, error) {
 	}
 	if hasPre {
 		out.pre = strings.Split(pre, ".")
-		for _, id := range out.pre {
-			if id == "" {
-				return semver{}, bad
-			}
+		if slices.Contains(out.pre, "") {
+			return semver{}, bad
 		}
 	}
 	return out, nil

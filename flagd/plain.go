@@ -79,7 +79,7 @@ func setParameter(ctx *feature.Context, name, value string) error {
 	attr, ok := strings.CutPrefix(name, "attr.")
 	attr, form, typed := strings.Cut(attr, ":")
 	if !ok || attr == "" {
-		return fmt.Errorf("parameter %.64q is unknown: use unit=... and attr.NAME=...", name)
+		return fmt.Errorf("parameter %.64q is unknown: use unit=VALUE and attr.NAME=VALUE", name)
 	}
 	var v any = value
 	var err error

@@ -359,13 +359,13 @@ func (p *player) plan(args []string) {
 func (p *player) planField(plan *rollout.Plan, name, value string) {
 	switch name {
 	case "hosts":
-		for _, text := range strings.Split(value, ",") {
+		for text := range strings.SplitSeq(value, ",") {
 			id, at, _ := strings.Cut(text, ":")
 			dc, rack, _ := strings.Cut(at, "/")
 			plan.Hosts = append(plan.Hosts, rollout.Host{ID: id, DC: dc, Rack: rack, Previous: plan.Stable})
 		}
 	case "steps":
-		for _, text := range strings.Split(value, ",") {
+		for text := range strings.SplitSeq(value, ",") {
 			plan.Steps = append(plan.Steps, p.widening(text))
 		}
 	case "stable":

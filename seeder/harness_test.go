@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"testing"
 	"time"
 
@@ -295,12 +296,7 @@ func (w *world) awaitPhase(id string, phases ...rollout.Phase) rollout.State {
 	var last rollout.State
 	ok := w.await(func() bool {
 		last = w.rollout(id)
-		for _, p := range phases {
-			if last.Phase == p {
-				return true
-			}
-		}
-		return false
+		return slices.Contains(phases, last.Phase)
 	})
 	if !ok {
 		w.tb.Fatalf("rollout is %s (%s), want %v; hosts %+v; timeline %+v", last.Phase, last.Reason, phases, last.Hosts, last.Timeline)

@@ -27,6 +27,7 @@ package modes
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -130,9 +131,7 @@ func (m *Middleware) serveStatic(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h := w.Header()
-	for name, values := range a.header {
-		h[name] = values
-	}
+	maps.Copy(h, a.header)
 	h.Set("Age", strconv.Itoa(int(max(0, time.Since(a.at))/time.Second)))
 	h.Set("Warning", `110 - "Response is Stale"`)
 	h.Set("Content-Length", strconv.Itoa(len(a.body)))

@@ -139,8 +139,8 @@ func TestEveryFieldDecodes(t *testing.T) {
 				t.Errorf("%s: %s can't be decoded", path, typ)
 			}
 		case reflect.Struct:
-			for i := range typ.NumField() {
-				f := typ.Field(i)
+			for f := range typ.Fields() {
+				f := f
 				if f.Tag.Get("yaml") == "" {
 					t.Errorf("%s.%s has no yaml name", path, f.Name)
 				}

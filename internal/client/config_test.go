@@ -2,6 +2,7 @@ package client
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -52,9 +53,7 @@ func TestLoad(t *testing.T) {
 		{"CA as text", map[string]string{EnvCA: "-----BEGIN X"}, Context{Servers: main.Servers, CA: "-----BEGIN X", Token: "main-token", User: "dev"}},
 	} {
 		vars := map[string]string{EnvConfig: path}
-		for k, v := range tc.vars {
-			vars[k] = v
-		}
+		maps.Copy(vars, tc.vars)
 		got, err := Load(env(vars))
 		if err != nil {
 			t.Errorf("%s: %v", tc.name, err)

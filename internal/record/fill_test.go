@@ -54,8 +54,8 @@ func fill(v reflect.Value, src source) {
 	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
 		v.SetUint(uint64(src.number(v.Type().Bits())))
 	case reflect.Struct:
-		for i := range v.NumField() {
-			fill(v.Field(i), src)
+		for _, field := range v.Fields() {
+			fill(field, src)
 		}
 	case reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))

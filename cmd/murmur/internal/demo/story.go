@@ -3,6 +3,7 @@ package demo
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -179,12 +180,7 @@ func (s *story) followOf(ctx context.Context, service, id string, want func(*pb.
 
 func inPhase(phases ...string) func(*pb.Rollout) bool {
 	return func(r *pb.Rollout) bool {
-		for _, p := range phases {
-			if r.Phase == p {
-				return true
-			}
-		}
-		return false
+		return slices.Contains(phases, r.Phase)
 	}
 }
 
