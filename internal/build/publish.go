@@ -42,7 +42,7 @@ func (r *run) publish(ctx context.Context, m release.Manifest) (Result, error) {
 		}
 		id, already, err := r.Publisher.Publish(ctx, manifest, envelope, r.req.ID)
 		if err != nil {
-			return fmt.Errorf("publish: %w", err)
+			return fmt.Errorf("make the release: %w", err)
 		}
 		r.rec.ReleaseID, result.Already = id, already
 		return nil

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -82,10 +83,18 @@ func (a *app) builderList(ctx context.Context, c *client.Client, _ []string) err
 	return a.show(resp.Msg, func(w io.Writer) {
 		var rows [][]string
 		for _, b := range resp.Msg.Builders {
-			rows = append(rows, []string{b.KeyId, b.Name, dash(fmt.Sprint(b.Services)), dash(fmt.Sprint(b.Refs)), b.NotAfter.AsTime().Format(time.DateOnly), yesNo(b.Revoked)})
+			rows = append(rows, []string{b.KeyId, b.Name, orAll(b.Services), orAll(b.Refs), b.NotAfter.AsTime().Format(time.DateOnly), yesNo(b.Revoked)})
 		}
 		table(w, []string{"KEY", "NAME", "SERVICES", "REFS", "UNTIL", "REVOKED"}, rows)
 	})
+}
+
+// orAll renders a list of patterns that is empty when everything is meant.
+func orAll(patterns []string) string {
+	if len(patterns) == 0 {
+		return "all"
+	}
+	return strings.Join(patterns, ",")
 }
 
 func (a *app) builderRevokeCmd() *cobra.Command {

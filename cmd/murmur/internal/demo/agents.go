@@ -22,8 +22,7 @@ import (
 type host struct {
 	name, rack, dc string
 	root           string
-	url            string   // where its service answers
-	args           []string // of murmur-agent
+	url            string // where its service answers
 	mu             sync.Mutex
 	cmd            *exec.Cmd
 	exited         chan struct{}
@@ -75,7 +74,11 @@ func (f *hosts) add(ctx context.Context, name, rack, dc string) (*host, error) {
 	if out, err := join.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("%s joins: %w\n%s", name, err, out)
 	}
-	h.args = []string{"run", "--root", h.root, "--name", name, "--seeder", f.seeder, "--swarm-listen", "127.0.0.1:0", "--listen", "hello/http=" + port}
+	// In the host's own file rather than flags: `murmur-agent status` and `rollback` read it too, with no agent running.
+	conf := fmt.Sprintf("name: %s\nseeders: [%q]\nswarm: {listen: \"127.0.0.1:0\"}\nlisten: {hello/http: %q}\n", name, f.seeder, port)
+	if err := os.WriteFile(filepath.Join(h.root, ".murmur", "agent.yaml"), []byte(conf), 0o600); err != nil {
+		return nil, err
+	}
 	f.all = append(f.all, h)
 	return h, h.start(f.binary)
 }
@@ -99,7 +102,7 @@ func (h *host) start(binary string) error {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.Command(binary, h.args...)
+	cmd := exec.Command(binary, "run", "--root", h.root)
 	cmd.Stdout, cmd.Stderr = log, log
 	// A group of its own: Ctrl-C on the terminal reaches the demo, which then stops the agents in order.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
