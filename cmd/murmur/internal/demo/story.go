@@ -255,10 +255,15 @@ func (s *story) secondPush(ctx context.Context) (string, error) {
 // secondRollout restarts every host under load and counts.
 func (s *story) secondRollout(ctx context.Context) (string, error) {
 	before := s.load.mark()
-	if _, err := s.follow(ctx, s.v2Rollout.Id, inPhase("complete")); err != nil {
+	return s.completes(ctx, s.v2Rollout.Id, "v2", before)
+}
+
+// completes waits until a rollout is complete and every host serves the version, and checks the traffic since.
+func (s *story) completes(ctx context.Context, rollout, version string, before counted) (string, error) {
+	if _, err := s.follow(ctx, rollout, inPhase("complete")); err != nil {
 		return "", err
 	}
-	if err := s.allSay(ctx, "v2"); err != nil {
+	if err := s.allSay(ctx, version); err != nil {
 		return "", err
 	}
 	return s.noneFailed(before)
@@ -352,13 +357,7 @@ func (s *story) killedStaging(ctx context.Context) (string, error) {
 	if err := s.restart(ctx, victim); err != nil {
 		return "", err
 	}
-	if _, err := s.follow(ctx, r.Id, inPhase("complete")); err != nil {
-		return "", err
-	}
-	if err := s.allSay(ctx, "v4"); err != nil {
-		return "", err
-	}
-	detail, err := s.noneFailed(before)
+	detail, err := s.completes(ctx, r.Id, "v4", before)
 	return fmt.Sprintf("%s killed with -9 while %s; it serves v4; %s", victim.name, seen, detail), err
 }
 
@@ -383,13 +382,7 @@ func (s *story) killedActivating(ctx context.Context) (string, error) {
 	if err := s.restart(ctx, victim); err != nil {
 		return "", err
 	}
-	if _, err := s.follow(ctx, r.Id, inPhase("complete")); err != nil {
-		return "", err
-	}
-	if err := s.allSay(ctx, "v5"); err != nil {
-		return "", err
-	}
-	detail, err := s.noneFailed(before)
+	detail, err := s.completes(ctx, r.Id, "v5", before)
 	return fmt.Sprintf("%s killed with -9; it serves v5; %s", victim.name, detail), err
 }
 
