@@ -146,3 +146,21 @@ func (h *host) pid() int {
 	check(h.t, h.agent.ask(h.t.Context(), func(l *loop) { s = l.status() }))
 	return s.Services[0].PID
 }
+
+// TestQuietIsSaidAfterEachStaging holds the agent to naming the moment when memory can be given back.
+func TestQuietIsSaidAfterEachStaging(t *testing.T) {
+	dir := t.TempDir()
+	r1, r2 := shop(t, dir, nil), shop(t, dir, nil)
+	quiet := make(chan struct{}, 8)
+	cfg := testConfig(t.TempDir(), newFakeSwarm(r1, r2))
+	cfg.Quiet = func() { quiet <- struct{}{} }
+	h := boot(t, cfg)
+	for i, r := range []rel{r1, r2} {
+		h.tell(order(int64(i+1), r))
+		h.awaitActive(r)
+		<-quiet
+	}
+	if n := len(quiet); n != 0 {
+		t.Errorf("said %d times more than there were stagings", n)
+	}
+}

@@ -95,6 +95,9 @@ type Config struct {
 	Trust    TrustStore // nil: bundles are ignored
 	Swarm    Swarm
 	Logger   *slog.Logger
+	// Quiet, when set, is called in a goroutine of its own each time the last staging under way has ended: the
+	// moment to give back the memory that fetching and unpacking took.
+	Quiet func()
 
 	// Tuning bounds the process runner. Bus connects to systemd; nil means the host's.
 	Tuning runner.Tuning

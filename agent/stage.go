@@ -93,6 +93,9 @@ func (l *loop) startStage(h *handle, s *stage) {
 // staged takes the end of a try.
 func (l *loop) staged(h *handle, s *stage, id string, err error) {
 	s.running, s.err = false, err
+	if l.staging() == 0 && l.a.cfg.Quiet != nil {
+		l.wg.Go(l.a.cfg.Quiet)
+	}
 	if err == nil {
 		s.failures = 0
 		h.ready[id] = true

@@ -58,6 +58,7 @@ func serve(ctx context.Context, root string, cfg config, stderr io.Writer) error
 		Listen: cfg.Listen, Metrics: cfg.Metrics, MinFree: cfg.MinFreeMiB << 20, KeepReleases: cfg.KeepReleases,
 		StageAtOnce: cfg.StageAtOnce, DeepDrift: cfg.DeepDrift,
 		Verifier: store.Trust(), Trust: store, Swarm: swarmAdapter{engine}, Logger: log,
+		Quiet: debug.FreeOSMemory,
 	})
 	if err != nil {
 		return err
