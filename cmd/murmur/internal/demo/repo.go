@@ -36,7 +36,7 @@ func newRepo(ctx context.Context, dir, sdk, flags string) (*repo, error) {
 	if err := r.init(ctx); err != nil {
 		return nil, err
 	}
-	return r, r.writeSample(sdk, flags)
+	return r, r.writeSample(ctx, sdk, flags)
 }
 
 // init makes the bare repository and the clone, empty, and does nothing when they are there.
@@ -61,7 +61,7 @@ func (r *repo) init(ctx context.Context) error {
 }
 
 // writeSample copies the embedded service; the .txt endings keep its Go out of our own module.
-func (r *repo) writeSample(sdk, flags string) error {
+func (r *repo) writeSample(ctx context.Context, sdk, flags string) error {
 	sums, err := os.ReadFile(filepath.Join(sdk, "go.sum"))
 	if err != nil {
 		return err
@@ -69,7 +69,7 @@ func (r *repo) writeSample(sdk, flags string) error {
 	if err := os.WriteFile(filepath.Join(r.clone, "go.sum"), sums, 0o644); err != nil {
 		return err
 	}
-	fill := strings.NewReplacer("{{SDK}}", sdk, "{{DARKMODE_CONFIG}}", flags)
+	fill := strings.NewReplacer("{{SDK}}", sdk, "{{DARKMODE_CONFIG}}", flags, "{{GOMODCACHE}}", moduleCache(ctx))
 	return fs.WalkDir(sample, "sample", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
@@ -131,7 +131,7 @@ func (r *repo) push(ctx context.Context) (string, error) {
 func git(ctx context.Context, dir string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "git", args...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GOMODCACHE="+moduleCache(ctx), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null", "GIT_TERMINAL_PROMPT=0")
+	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null", "GIT_TERMINAL_PROMPT=0")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil {
