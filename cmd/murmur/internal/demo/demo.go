@@ -112,7 +112,8 @@ func (d *demo) start(ctx context.Context) error {
 }
 
 func (d *demo) startPlane(ctx context.Context) (string, error) {
-	plane, err := up.Start(ctx, up.Config{Dir: filepath.Join(d.cfg.Dir, "control"), Log: d.cfg.Log, LostAfter: 5 * time.Second})
+	// Ctrl-C ends ctx; the plane stays until the hosts are drained, see stop.
+	plane, err := up.Start(context.WithoutCancel(ctx), up.Config{Dir: filepath.Join(d.cfg.Dir, "control"), Log: d.cfg.Log, LostAfter: 5 * time.Second})
 	if err != nil {
 		return "", err
 	}
