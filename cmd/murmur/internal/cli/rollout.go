@@ -254,20 +254,30 @@ func printRollout(w io.Writer, r *pb.Rollout) {
 	if n := len(r.Timeline); n > 0 {
 		fmt.Fprintln(w, "timeline")
 		for _, e := range r.Timeline[max(0, n-15):] {
-			fmt.Fprintf(w, "  %s  %s\n", e.At.AsTime().Local().Format("15:04:05"), clean(entryText(e)))
+			fmt.Fprintf(w, "  %s  %s\n", e.At.AsTime().Local().Format("15:04:05"), clean(entryText(r, e)))
 		}
 	}
 }
 
-func entryText(e *pb.TimelineEntry) string {
+func entryText(r *pb.Rollout, e *pb.TimelineEntry) string {
 	text := e.Text
 	if e.Host != "" {
-		text = e.Host + ": " + text
+		text = hostName(r, e.Host) + ": " + text
 	}
 	if e.By != "" {
 		text += " (" + e.By + ")"
 	}
 	return text
+}
+
+// hostName is what people call a host of the rollout.
+func hostName(r *pb.Rollout, id string) string {
+	for _, h := range r.Hosts {
+		if h.Id == id && h.Name != "" {
+			return h.Name
+		}
+	}
+	return id
 }
 
 // printTroubled lists the hosts that need a look.

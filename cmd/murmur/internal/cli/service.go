@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -104,7 +105,7 @@ func (a *app) serviceShow(ctx context.Context, c *client.Client, args []string) 
 	}
 	s := resp.Msg.Service
 	return a.show(s, func(w io.Writer) {
-		fmt.Fprintf(w, "service   %s\nstable    %s\nprevious  %s\nselector  %s (%d hosts)\n", s.Name, dash(s.StableRelease), dash(s.PreviousRelease), dash(s.Selector), s.Hosts)
+		fmt.Fprintf(w, "service   %s\nstable    %s\nprevious  %s\nselector  %s (%d hosts)\n", s.Name, dash(s.StableRelease), dash(s.PreviousRelease), cmp.Or(s.Selector, "all"), s.Hosts)
 		if s.ActiveRollout != "" {
 			fmt.Fprintf(w, "rollout   %s (murmur rollout watch %s)\n", s.ActiveRollout, s.Name)
 		}

@@ -96,7 +96,7 @@ func (v *plainView) update(r *pb.Rollout) error {
 		v.seen = 0
 	}
 	for _, e := range r.Timeline[v.seen:] {
-		fmt.Fprintf(v.w, "%s  %s\n", e.At.AsTime().Local().Format("15:04:05.000"), clean(entryText(e)))
+		fmt.Fprintf(v.w, "%s  %s\n", e.At.AsTime().Local().Format("15:04:05.000"), clean(entryText(r, e)))
 	}
 	v.seen = len(r.Timeline)
 	if s := summary(r); s != v.last {
@@ -151,7 +151,7 @@ func (b *bars) update(r *pb.Rollout) error {
 		b.seen = 0
 	}
 	for _, e := range r.Timeline[b.seen:] {
-		fmt.Fprintf(b.p, "%s  %s\n", e.At.AsTime().Local().Format("15:04:05"), clean(entryText(e)))
+		fmt.Fprintf(b.p, "%s  %s\n", e.At.AsTime().Local().Format("15:04:05"), clean(entryText(r, e)))
 	}
 	b.seen = len(r.Timeline)
 	if n := r.Counts; n != nil {
