@@ -153,7 +153,7 @@ func (p *Plane) Deploy(ctx context.Context, service, release string) error {
 		switch r := resp.Msg.Rollout; r.Phase {
 		case "complete":
 			return true, nil
-		case "rolled_back", "failed", "aborted", "holding":
+		case "rolled_back", "failed", "aborted":
 			return false, fmt.Errorf("rollout %s is %s: %s", r.Id, r.Phase, r.Reason)
 		}
 		return false, nil
