@@ -13,6 +13,13 @@ import (
 	"github.com/murmuration/murmuration/internal/record"
 )
 
+// What etcd's consensus answers to a write while it hands leadership over, or stops. etcd passes these on as they
+// are, without a code of their own.
+const (
+	raftDropped = "raft proposal dropped"
+	raftStopped = "raft: stopped"
+)
+
 var errClosed = fmt.Errorf("%w: it is closed", record.ErrUnavailable)
 
 // wrap says what failed and turns every error that means "not now" into record.ErrUnavailable with the reason.
@@ -45,6 +52,10 @@ func (s *Store) whyUnavailable(err error) string {
 		return fmt.Sprintf("no answer from %s in time", strings.Join(s.cfg.Endpoints, ", "))
 	}
 	switch code(err) {
+	case codes.Unknown:
+		if why := status.Convert(err).Message(); why == raftDropped || why == raftStopped {
+			return "etcd is changing its leader"
+		}
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
 		return "no answer from " + strings.Join(s.cfg.Endpoints, ", ")
 	case codes.ResourceExhausted:

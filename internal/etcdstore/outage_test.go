@@ -242,6 +242,8 @@ func TestSlowReceiver(t *testing.T) {
 	s := open(t, cfg)
 	watch, content := storetest.StartWatch(t, s, record.KindService), storetest.Content{}
 	content.Apply(watch.Next())
+	set(t, s, web, "first") // what a watch gets before etcd has it up to date comes in few responses
+	content.Apply(watch.Next())
 	for i := range 50 {
 		set(t, s, web, fmt.Sprint(i))
 	}
