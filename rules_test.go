@@ -21,7 +21,7 @@ const module = "github.com/murmuration/murmuration"
 var (
 	domain = []string{"dial", "release", "fleet", "rollout", "canary", "gate", "feature"}
 
-	foundations = []string{"internal/version", "internal/record", "internal/durable", "internal/wire", "internal/artifact", "proto"}
+	foundations = []string{"internal/version", "internal/freeport", "internal/record", "internal/durable", "internal/wire", "internal/artifact", "proto"}
 
 	adapters = []string{
 		"internal/etcdstore", "internal/memstore", "internal/storetest", "internal/swarm", "internal/metrics",

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/murmuration/murmuration/internal/freeport"
 )
 
 // patience bounds every wait: far beyond what anything takes, so that only a fault meets it.
@@ -113,15 +114,14 @@ func folder(t testing.TB) string {
 	return dir
 }
 
-// freePort finds a loopback address by binding it for a moment.
+// freePort finds a loopback address that stays free until it is used.
 func freePort(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := freeport.Loopback()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addr
 }
 
 // write writes files, relative to dir, making their folders.

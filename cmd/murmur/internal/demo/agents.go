@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/murmuration/murmuration/internal/client"
+	"github.com/murmuration/murmuration/internal/freeport"
 	pb "github.com/murmuration/murmuration/proto/murmur/v1"
 )
 
@@ -56,7 +56,7 @@ func agentBinary() (string, error) {
 
 // add joins one host to the fleet and starts its agent.
 func (f *hosts) add(ctx context.Context, name, rack, dc string) (*host, error) {
-	port, err := freePort()
+	port, err := freeport.Loopback()
 	if err != nil {
 		return nil, err
 	}
@@ -81,16 +81,6 @@ func (f *hosts) add(ctx context.Context, name, rack, dc string) (*host, error) {
 	}
 	f.all = append(f.all, h)
 	return h, h.start(f.binary)
-}
-
-// freePort reserves a loopback port by binding it for a moment.
-func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }
 
 // start runs the agent; its log goes to a file in the host's folder.
